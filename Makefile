@@ -1,0 +1,48 @@
+# Everything runs in .venv/, made on first use from requirements.txt; `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lab bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+run: $(STAMP)  ## run the workflow; options by ARGS="-p epochs 5"
+	@$(BIN)/python run_all.py $(ARGS)
+
+test: $(STAMP)  ## run the tests; options by ARGS="-k recordio"
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check style, types and spelling
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
+
+format: $(STAMP)  ## mend what the linter can
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	@$(BIN)/python run_all.py lab $(ARGS)
+
+bench: $(STAMP)  ## run the benchmarks against peers (each makes its peers' environment in .bench/)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: .bench/lock/bin/uv  ## pin the packages of pyproject.toml anew in requirements.txt
+	@$< pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" pyproject.toml --group dev -o requirements.txt
+
+clean:  ## remove the environment and caches, and stop the local AWS; runs and their data stay
+	@if [ -x $(BIN)/python ]; then $(BIN)/python run_all.py local stop; fi
+	@rm -rf .venv .bench .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Reelbook needs Python 3.11 or newer: say make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing the packages of requirements.txt into .venv/ (once, about two minutes) ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+.bench/lock/bin/uv:
+	@$(PYTHON) -m venv .bench/lock && .bench/lock/bin/pip install --quiet uv
