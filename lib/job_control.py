@@ -1,0 +1,293 @@
+"""Name, submit and follow SageMaker jobs; read their logs.  `lib.jobs` says what is submitted.
+
+A job's name is a function of the run id, the stage, the request and the ETags of its inputs.  So a
+retried stage finds its own running or finished job and takes it up, and a changed hyperparameter or
+changed input makes a new job.  A job that failed is not taken up: the next attempt gets the next name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+
+from lib import storage
+from lib.errors import JobFailed
+
+TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
+TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
+_FINISHED = ("Completed", "Failed", "Stopped")
+_EPOCH_LINE = re.compile(r"#quality_metric: host=\S+, epoch=(\d+), train (\w+) <\w+>=(\S+)")
+_LOG_LINES_SHOWN = 12
+
+
+def client() -> Any:
+    """Return a boto3 client of SageMaker for the connected target."""
+    import boto3
+
+    return boto3.client("sagemaker")
+
+
+class LogTail:
+    """Reads a job's log lines as they come, each line once.
+
+    Parameters
+    ----------
+    group : str
+        ``/aws/sagemaker/TrainingJobs`` or ``/aws/sagemaker/TransformJobs``.
+    job_name : str
+        The job whose streams (one a host) are read.
+    """
+
+    def __init__(self, group: str, job_name: str) -> None:
+        import boto3
+
+        self._logs = boto3.client("logs")
+        self._group = group
+        self._prefix = f"{job_name}/"
+        self._tokens: dict[str, str] = {}
+
+    def new_lines(self) -> Iterator[str]:
+        """Yield the lines that have come since the last call, oldest first within a stream."""
+        try:
+            pages = self._logs.get_paginator("describe_log_streams").paginate(
+                logGroupName=self._group, logStreamNamePrefix=self._prefix
+            )
+            streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+        except self._logs.exceptions.ResourceNotFoundException:
+            return
+        for stream in streams:
+            while True:
+                last = self._tokens.get(stream)
+                page = self._logs.get_log_events(
+                    logGroupName=self._group,
+                    logStreamName=stream,
+                    startFromHead=True,
+                    **({"nextToken": last} if last else {}),
+                )
+                self._tokens[stream] = page["nextForwardToken"]
+                yield from (event["message"] for event in page["events"])
+                if page["nextForwardToken"] == last:
+                    break
+
+
+def learning_curve(job_name: str) -> pd.DataFrame:
+    """Return the training metrics of each epoch, read from the job's log.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``epoch`` (from 0), one float column a metric: ``rmse``, ``mse``, ``absolute_loss``.
+    """
+    return _curve(LogTail(TRAINING_LOGS, job_name).new_lines(), {})
+
+
+def _curve(lines: Iterator[str], rows: dict[int, dict[str, float]]) -> pd.DataFrame:
+    """Add the epoch lines among ``lines`` to ``rows`` and return them all as a table."""
+    for line in lines:
+        match = _EPOCH_LINE.search(line)
+        if match:
+            rows.setdefault(int(match[1]), {})[match[2]] = float(match[3])
+    curve = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    curve.index.name = "epoch"
+    return curve
+
+
+def stem(run_id: str) -> str:
+    """Return the part of a run id that all names of the run contain: tuning job names are short."""
+    return run_id[:18].rstrip("-")
+
+
+def job_name(run_id: str, word: str, identity: Any, length: int) -> str:
+    """Return ``RUN-WORD-DIGEST``, at most ``length`` characters; the digest is that of ``identity``."""
+    digest = hashlib.sha256(json.dumps([run_id, identity], sort_keys=True, default=str).encode()).hexdigest()
+    room = length - len(word) - 10
+    start = run_id if len(run_id) <= room else stem(run_id)
+    return f"{start}-{word}-{digest[:8]}"
+
+
+def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
+    """Return what ``describe(**name)`` answers, or None where there is no such thing."""
+    from botocore.exceptions import ClientError
+
+    try:
+        answer: dict[str, Any] = describe(**name)
+    except ClientError as error:
+        message = error.response["Error"].get("Message", "")
+        code = error.response["Error"].get("Code", "")
+        if code == "ResourceNotFound" or "not found" in message or "Could not find" in message:
+            return None
+        raise
+    return answer
+
+
+_JOBS: dict[str, dict[str, str]] = {
+    "training": {"op": "describe_training_job", "key": "TrainingJob", "logs": TRAINING_LOGS},
+    "tuning": {"op": "describe_hyper_parameter_tuning_job", "key": "HyperParameterTuningJob", "logs": ""},
+    "transform": {"op": "describe_transform_job", "key": "TransformJob", "logs": TRANSFORM_LOGS},
+}
+
+
+def _describe(kind: str, name: str) -> dict[str, Any] | None:
+    return find(getattr(client(), _JOBS[kind]["op"]), **{_JOBS[kind]["key"] + "Name": name})
+
+
+def submit(
+    kind: str, run_id: str, word: str, identity: Any, create: Callable[[str], None], *, length: int
+) -> str:
+    """Create the job, or take up the one that an earlier attempt at the same request left.
+
+    Parameters
+    ----------
+    kind : str
+        ``training``, ``tuning`` or ``transform``.
+    identity : any JSON value
+        What makes this job this job: its request and the ETags of its inputs.
+    create : callable
+        Creates the job under the name it is given.
+    length : int
+        The longest name SageMaker allows for this kind.
+
+    Returns
+    -------
+    str
+        The job's name.
+
+    Raises
+    ------
+    JobFailed
+        When SageMaker refuses the request.
+    """
+    for attempt in range(100):
+        name = job_name(run_id, word, [identity, attempt], length)
+        found = _describe(kind, name)
+        if found is None:
+            _create(kind, name, create)
+            return name
+        status = found[_JOBS[kind]["key"] + "Status"]
+        if status == "InProgress" or (status == "Completed" and _output_exists(kind, found)):
+            print(f"Took up the {kind} job {name}, which is {status}: same request, same inputs.")
+            return name
+    raise JobFailed(f"The {kind} job of run {run_id} failed 100 times.", job=name)
+
+
+def _create(kind: str, name: str, create: Callable[[str], None]) -> None:
+    from botocore.exceptions import ClientError
+
+    try:
+        create(name)
+    except ClientError as error:
+        reason = error.response["Error"].get("Message", str(error))
+        raise JobFailed(
+            f"SageMaker refused the {kind} job {name}: {reason}",
+            job=name,
+            reason=reason,
+            hint="Correct the parameter it names and run the stage again.",
+        ) from error
+
+
+def _output_exists(kind: str, answer: dict[str, Any]) -> bool:
+    if kind == "training":
+        return storage.exists(answer["ModelArtifacts"]["S3ModelArtifacts"])
+    if kind == "transform":
+        return bool(storage.list_objects(answer["TransformOutput"]["S3OutputPath"]))
+    best = answer.get("BestTrainingJob")
+    found = best and _describe("training", best["TrainingJobName"])
+    return bool(found) and _output_exists("training", found)
+
+
+def wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Poll until the job has ended, showing its progress, and return its description.
+
+    Raises
+    ------
+    JobFailed
+        Unless the job completed; its last log lines are printed and carried by the error.
+    """
+    started = time.monotonic()
+    while True:
+        answer = _describe(kind, name)
+        if answer is None:
+            raise JobFailed(f"The {kind} job {name} has vanished.", job=name)
+        status = answer[_JOBS[kind]["key"] + "Status"]
+        show(answer)
+        if status in _FINISHED:
+            break
+        time.sleep(min(10.0, max(0.25, 0.05 * (time.monotonic() - started))))
+    if status == "Completed":
+        return answer
+    group = _JOBS[kind]["logs"]
+    lines = list(LogTail(group, name).new_lines())[-_LOG_LINES_SHOWN:] if group else []
+    if lines:
+        print(f"The last lines of the log of {name}:", *lines, sep="\n  ")
+    reason = answer.get("FailureReason") or answer.get("SecondaryStatus") or status
+    raise JobFailed(
+        f"The {kind} job {name} ended as {status}: {reason}".rstrip(".") + ".",
+        job=name,
+        reason=reason,
+        log_lines=lines,
+        hint="Correct what the reason names and run the stage again; a new job will be submitted.",
+    )
+
+
+# ---- progress: each yields the function that `wait` calls with every description of the job
+
+Show = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def epochs_shown(name: str, epochs: int, progress: bool) -> Iterator[Show]:
+    """Show a training job's epochs and last training metrics on one line, read from its log."""
+    tail, rows = LogTail(TRAINING_LOGS, name), dict[int, dict[str, float]]()
+
+    def show(answer: dict[str, Any]) -> None:
+        curve = _curve(tail.new_lines(), rows)
+        bar.set_description(answer.get("SecondaryStatus", ""), refresh=False)
+        if len(curve):
+            bar.n = int(curve.index[-1]) + 1
+            metrics = {str(metric): f"{value:.4f}" for metric, value in curve.iloc[-1].items()}
+            bar.set_postfix(metrics, refresh=False)
+        bar.refresh()
+
+    with _bar(epochs, "epoch", progress) as bar:
+        yield show
+
+
+@contextmanager
+def jobs_shown(max_jobs: int, progress: bool) -> Iterator[Show]:
+    """Show how many training jobs of a tuning job are done, and the best objective."""
+
+    def show(answer: dict[str, Any]) -> None:
+        counts = answer["TrainingJobStatusCounters"]
+        bar.n = counts["Completed"] + counts["NonRetryableError"] + counts["Stopped"]
+        best = answer.get("BestTrainingJob", {}).get("FinalHyperParameterTuningJobObjectiveMetric")
+        if best:
+            bar.set_postfix({best["MetricName"]: f"{best['Value']:.4f}"}, refresh=False)
+        bar.refresh()
+
+    with _bar(max_jobs, "job", progress) as bar:
+        yield show
+
+
+@contextmanager
+def objects_shown(output_uri: str, objects: int, progress: bool) -> Iterator[Show]:
+    """Show how many objects a transform job has answered."""
+
+    def show(answer: dict[str, Any]) -> None:
+        bar.n = len(storage.list_objects(output_uri))
+        bar.refresh()
+
+    with _bar(objects, "object", progress) as bar:
+        yield show
+
+
+def _bar(total: int, unit: str, progress: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit=unit, disable=not progress)

@@ -1,0 +1,463 @@
+"""What SageMaker is asked to do: train, tune, transform.  `lib.job_control` submits and waits.
+
+Everything goes through the SDK's ``sagemaker.core`` resources, the same on AWS and on the local AWS.
+The SDK takes seconds to import, so it is imported inside the functions that submit; ``preload`` pays for
+it ahead of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from lib import job_control, settings, storage
+from lib.aws import Account
+from lib.errors import JobFailed, ParameterError
+from lib.fm import hyperparameters as fm_hyperparameters
+
+RECORDIO = "application/x-recordio-protobuf"
+RUN_TAG = "reelbook:run"
+STAGE_TAG = "reelbook:stage"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training job.
+
+    Attributes
+    ----------
+    job_name, model_uri : str
+        The job's name and the S3 URI of its ``model.tar.gz``.
+    metrics : dict of str to float
+        The job's final metrics, such as ``test:rmse``.
+    seconds, billable_seconds : int
+        Training time and billable time as SageMaker reports them.
+    """
+
+    job_name: str
+    model_uri: str
+    metrics: dict[str, float]
+    seconds: int
+    billable_seconds: int
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """A finished tuning job: all its training jobs and the best of them."""
+
+    job_name: str
+    objective_metric: str
+    jobs: pd.DataFrame
+    best: TrainingResult
+    best_hyperparameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TransformResult:
+    """A finished batch transform job: the S3 prefix of its ``.out`` objects."""
+
+    job_name: str
+    model_name: str
+    predictions_uri: str
+
+
+def preload() -> None:
+    """Import the SageMaker SDK now, so that the first submission need not."""
+    from sagemaker.core import image_uris, resources, shapes  # noqa: F401
+
+
+def train(
+    account: Account,
+    run_id: str,
+    *,
+    train_uri: str,
+    test_uri: str,
+    output_uri: str,
+    hyperparameters: dict[str, Any],
+    training: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train a Factorization Machines model by a SageMaker training job and wait for it.
+
+    Parameters
+    ----------
+    account : Account
+        From ``lib.aws.connect``.
+    run_id : str
+        The run the job belongs to; part of its name and its tag.
+    train_uri, test_uri : str
+        S3 URIs (objects or prefixes) of recordIO-protobuf files: the channels ``train`` and ``test``.
+    output_uri : str
+        S3 prefix under which the job leaves ``JOB/output/model.tar.gz``.
+    hyperparameters : dict
+        By SageMaker's names, values of any plain type.
+    training : dict
+        See `lib.settings.TrainingResources`.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown hyperparameter or resource.
+    JobFailed
+        When the job fails or is stopped; the job's last log lines are printed.
+    """
+    from sagemaker.core.resources import TrainingJob
+
+    limits = settings.validate(settings.TrainingResources, training, "training")
+    wire = fm_hyperparameters.to_wire(hyperparameters)
+    request = {
+        "role_arn": account.role_arn,
+        "hyper_parameters": wire,
+        **_training_definition(account, limits, train_uri, test_uri, output_uri),
+    }
+    identity = {"request": request, "inputs": _etags(train_uri, test_uri)}
+
+    def create(name: str) -> None:
+        TrainingJob.create(training_job_name=name, tags=_tags(account, run_id, "train"), **_shapes(request))
+
+    name = job_control.submit("training", run_id, "train", identity, create, length=63)
+    with job_control.epochs_shown(name, int(wire.get("epochs", 1)), progress) as show:
+        answer = job_control.wait("training", name, show)
+    return _training_result(answer)
+
+
+def tune(
+    account: Account,
+    run_id: str,
+    *,
+    train_uri: str,
+    test_uri: str,
+    output_uri: str,
+    hyperparameters: dict[str, Any],
+    ranges: dict[str, list[Any]],
+    tuning: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> TuningResult:
+    """Search hyperparameters by a SageMaker tuning job and wait for it.
+
+    Parameters
+    ----------
+    ranges : dict of str to list
+        ``[low, high]`` for a number (searched on a logarithmic scale where both are positive), or a
+        list of words for a categorical hyperparameter.
+    tuning : dict
+        See `lib.settings.TuningLimits`.
+    seed : int
+        RandomSeed of the search.
+
+    The other parameters are those of `train`.
+
+    Raises
+    ------
+    ParameterError, JobFailed
+        As `train`.
+    """
+    from sagemaker.core.resources import HyperParameterTuningJob
+
+    resources = settings.validate(settings.TrainingResources, training, "training")
+    limits = settings.validate(settings.TuningLimits, tuning, "tuning")
+    static = {name: value for name, value in hyperparameters.items() if name not in ranges}
+    definition = {
+        "role_arn": account.role_arn,
+        "static_hyper_parameters": fm_hyperparameters.to_wire(static),
+        **_training_definition(account, resources, train_uri, test_uri, output_uri),
+    }
+    if resources.spot:
+        definition["enable_managed_spot_training"] = True
+    request = {
+        "hyper_parameter_tuning_job_config": {
+            "strategy": limits.strategy,
+            "hyper_parameter_tuning_job_objective": {
+                "type": limits.objective_type,
+                "metric_name": limits.objective_metric,
+            },
+            "resource_limits": {
+                "max_number_of_training_jobs": limits.max_jobs,
+                "max_parallel_training_jobs": limits.max_parallel_jobs,
+            },
+            "parameter_ranges": parameter_ranges(ranges),
+            "random_seed": seed,
+        },
+        "training_job_definition": definition,
+    }
+    identity = {"request": request, "inputs": _etags(train_uri, test_uri)}
+
+    def create(name: str) -> None:
+        HyperParameterTuningJob.create(
+            hyper_parameter_tuning_job_name=name, tags=_tags(account, run_id, "tune"), **_shapes(request)
+        )
+
+    name = job_control.submit("tuning", run_id, "tune", identity, create, length=32)
+    with job_control.jobs_shown(limits.max_jobs, progress) as show:
+        answer = job_control.wait("tuning", name, show)
+    best = answer.get("BestTrainingJob")
+    if not best:
+        raise JobFailed(
+            f"Tuning job {name} finished without one successful training job.",
+            job=name,
+            hint="Look at the log of one of its training jobs and narrow the ranges.",
+        )
+    described = job_control.client().describe_training_job(TrainingJobName=best["TrainingJobName"])
+    return TuningResult(
+        name,
+        limits.objective_metric,
+        _tuning_jobs(name, limits.objective_metric),
+        _training_result(described),
+        best["TunedHyperParameters"],
+    )
+
+
+def transform(
+    account: Account,
+    run_id: str,
+    *,
+    model_uri: str,
+    input_uri: str,
+    output_uri: str,
+    transform: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> TransformResult:
+    """Apply a model to every object under ``input_uri`` by a SageMaker batch transform job.
+
+    Creates the model ``RUN-model-DIGEST`` if it is not there yet.  Each input object ``KEY`` becomes
+    ``KEY.out`` under ``output_uri/JOB``: JSON lines, one ``{"score": …}`` a record, in the input's order.
+
+    Raises
+    ------
+    JobFailed
+        When the job fails or is stopped.
+    """
+    from sagemaker.core.resources import Model, TransformJob
+
+    limits = settings.validate(settings.TransformResources, transform, "transform")
+    image = limits.image_uri or _image_uri(account)
+    model_name = job_control.job_name(run_id, "model", {"model_uri": model_uri, "image": image}, 63)
+    if not job_control.find(job_control.client().describe_model, ModelName=model_name):
+        Model.create(
+            model_name=model_name,
+            execution_role_arn=account.role_arn,
+            primary_container=_shape("ContainerDefinition", {"image": image, "model_data_url": model_uri}),
+            tags=_tags(account, run_id, "transform"),
+            **_shapes(_vpc(account)),
+        )
+    resources = {"instance_type": limits.instance_type, "instance_count": limits.instance_count}
+    output = {"accept": "application/jsonlines", "assemble_with": "Line"}
+    if account.kms_key:
+        resources["volume_kms_key_id"] = account.kms_key
+        output["kms_key_id"] = account.kms_key
+    request: dict[str, Any] = {
+        "model_name": model_name,
+        "transform_input": {
+            "data_source": {"s3_data_source": {"s3_data_type": "S3Prefix", "s3_uri": input_uri}},
+            "content_type": RECORDIO,
+            "split_type": "RecordIO",
+            "compression_type": "None",
+        },
+        "transform_resources": resources,
+        "batch_strategy": "MultiRecord",
+        "max_payload_in_mb": limits.max_payload_mb,
+        "max_concurrent_transforms": limits.max_concurrent,
+    }
+    identity = {"request": request, "output": [output_uri, output], "inputs": _etags(input_uri, model_uri)}
+
+    def create(name: str) -> None:
+        to = {"transform_output": {**output, "s3_output_path": storage.join(output_uri, name)}}
+        TransformJob.create(
+            transform_job_name=name, tags=_tags(account, run_id, "transform"), **_shapes({**request, **to})
+        )
+
+    name = job_control.submit("transform", run_id, "transform", identity, create, length=63)
+    parts = sum(not item.key.endswith("/") for item in storage.list_objects(input_uri))
+    predictions_uri = storage.join(output_uri, name)
+    with job_control.objects_shown(predictions_uri, parts, progress) as show:
+        job_control.wait("transform", name, show)
+    return TransformResult(name, model_name, predictions_uri)
+
+
+def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Turn ``{name: [low, high] or [word, …]}`` into SageMaker's ParameterRanges.
+
+    Raises
+    ------
+    ParameterError
+        For a name FM does not tune, or a range that is none.
+    """
+    continuous, integer, categorical = [], [], []
+    for name, values in ranges.items():
+        kind = fm_hyperparameters.tunable_kind(name)
+        if kind == "categorical":
+            categorical.append({"name": name, "values": [str(value) for value in values]})
+            continue
+        numbers = [
+            value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        if len(values) != 2 or len(numbers) != 2 or not values[0] < values[1]:
+            raise ParameterError(
+                f"The range of `{name}` is {values!r}, but should be two numbers [low, high], low below high."
+            )
+        scaling = "Logarithmic" if values[0] > 0 else "Linear"
+        bounds = {
+            "name": name,
+            "min_value": str(values[0]),
+            "max_value": str(values[1]),
+            "scaling_type": scaling,
+        }
+        (integer if kind == "integer" else continuous).append(bounds)
+    answer = {
+        "continuous_parameter_ranges": continuous,
+        "integer_parameter_ranges": integer,
+        "categorical_parameter_ranges": categorical,
+    }
+    return {name: found for name, found in answer.items() if found}
+
+
+# ---- what the functions above share
+
+
+def _image_uri(account: Account) -> str:
+    from sagemaker.core import image_uris
+
+    return str(image_uris.retrieve("factorization-machines", region=account.region))
+
+
+def _training_definition(
+    account: Account, limits: settings.TrainingResources, train_uri: str, test_uri: str, output_uri: str
+) -> dict[str, Any]:
+    """Return the members that CreateTrainingJob and a tuning job's TrainingJobDefinition share."""
+
+    def channel(name: str, uri: str) -> dict[str, Any]:
+        source = {"s3_data_type": "S3Prefix", "s3_uri": uri, "s3_data_distribution_type": "FullyReplicated"}
+        return {"channel_name": name, "data_source": {"s3_data_source": source}, "content_type": RECORDIO}
+
+    output = {"s3_output_path": output_uri}
+    resources: dict[str, Any] = {
+        "instance_type": limits.instance_type,
+        "instance_count": limits.instance_count,
+        "volume_size_in_gb": limits.volume_gb,
+    }
+    if account.kms_key:
+        output["kms_key_id"] = account.kms_key
+        resources["volume_kms_key_id"] = account.kms_key
+    stopping = {"max_runtime_in_seconds": limits.max_run_seconds}
+    definition: dict[str, Any] = {
+        "algorithm_specification": {
+            "training_image": limits.image_uri or _image_uri(account),
+            "training_input_mode": "File",
+        },
+        "input_data_config": [channel("train", train_uri), channel("test", test_uri)],
+        "output_data_config": output,
+        "resource_config": resources,
+        "stopping_condition": stopping,
+        **_vpc(account),
+    }
+    if limits.spot:
+        stopping["max_wait_time_in_seconds"] = limits.max_wait_seconds or 2 * limits.max_run_seconds
+        definition["enable_managed_spot_training"] = True
+        definition["checkpoint_config"] = {"s3_uri": storage.join(output_uri, "checkpoints")}
+    return definition
+
+
+def _vpc(account: Account) -> dict[str, Any]:
+    if not account.subnets:
+        return {}
+    return {
+        "vpc_config": {
+            "subnets": list(account.subnets),
+            "security_group_ids": list(account.security_group_ids),
+        }
+    }
+
+
+_SHAPE_OF = {
+    "algorithm_specification": "AlgorithmSpecification",
+    "input_data_config": "Channel",
+    "output_data_config": "OutputDataConfig",
+    "resource_config": "ResourceConfig",
+    "stopping_condition": "StoppingCondition",
+    "checkpoint_config": "CheckpointConfig",
+    "vpc_config": "VpcConfig",
+    "hyper_parameter_tuning_job_config": "HyperParameterTuningJobConfig",
+    "training_job_definition": "HyperParameterTrainingJobDefinition",
+    "transform_input": "TransformInput",
+    "transform_output": "TransformOutput",
+    "transform_resources": "TransformResources",
+}
+
+
+def _shape(shape: str, value: dict[str, Any]) -> Any:
+    from sagemaker.core import shapes
+
+    if shape == "HyperParameterTrainingJobDefinition":
+        spec = value["algorithm_specification"]
+        value = {**value, "algorithm_specification": _shape("HyperParameterAlgorithmSpecification", spec)}
+    return getattr(shapes, shape)(**value)
+
+
+def _shapes(request: dict[str, Any]) -> dict[str, Any]:
+    """Turn a request of plain dicts into the SDK's pydantic shapes, member by member."""
+
+    def convert(name: str, value: Any) -> Any:
+        if name not in _SHAPE_OF:
+            return value
+        if isinstance(value, list):
+            return [_shape(_SHAPE_OF[name], item) for item in value]
+        return _shape(_SHAPE_OF[name], value)
+
+    return {name: convert(name, value) for name, value in request.items()}
+
+
+def _tags(account: Account, run_id: str, stage: str) -> list[Any]:
+    from sagemaker.core.shapes import Tag
+
+    tags = {RUN_TAG: run_id, STAGE_TAG: stage, **dict(account.tags or {})}
+    return [Tag(key=key, value=str(value)) for key, value in tags.items()]
+
+
+def _etags(*uris: str) -> dict[str, str]:
+    return {item.uri: item.etag for uri in uris for item in storage.list_objects(uri)}
+
+
+def _training_result(answer: dict[str, Any]) -> TrainingResult:
+    metrics = {item["MetricName"]: float(item["Value"]) for item in answer.get("FinalMetricDataList", [])}
+    return TrainingResult(
+        answer["TrainingJobName"],
+        answer["ModelArtifacts"]["S3ModelArtifacts"],
+        metrics,
+        int(answer.get("TrainingTimeInSeconds", 0)),
+        int(answer.get("BillableTimeInSeconds", 0)),
+    )
+
+
+def _tuning_jobs(name: str, objective_metric: str) -> pd.DataFrame:
+    """Return one row a training job: its tuned hyperparameters, objective, status, seconds."""
+    pages = (
+        job_control.client()
+        .get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+        .paginate(HyperParameterTuningJobName=name)
+    )
+    rows = []
+    for page in pages:
+        for job in page["TrainingJobSummaries"]:
+            objective = job.get("FinalHyperParameterTuningJobObjectiveMetric", {})
+            ended, began = job.get("TrainingEndTime"), job.get("TrainingStartTime")
+            rows.append(
+                {
+                    "training_job_name": job["TrainingJobName"],
+                    **{key: _number(value) for key, value in job.get("TunedHyperParameters", {}).items()},
+                    objective_metric: objective.get("Value"),
+                    "status": job["TrainingJobStatus"],
+                    "seconds": (ended - began).total_seconds() if ended and began else None,
+                }
+            )
+    return pd.DataFrame(rows).sort_values("training_job_name", ignore_index=True)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
