@@ -198,8 +198,8 @@ def _output_exists(kind: str, answer: dict[str, Any]) -> bool:
     if kind == "transform":
         return bool(storage.list_objects(answer["TransformOutput"]["S3OutputPath"]))
     best = answer.get("BestTrainingJob")
-    found = best and _describe("training", best["TrainingJobName"])
-    return bool(found) and _output_exists("training", found)
+    found = _describe("training", best["TrainingJobName"]) if best else None
+    return found is not None and _output_exists("training", found)
 
 
 def wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

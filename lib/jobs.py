@@ -7,14 +7,16 @@ it ahead of time.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib import job_control, settings, storage
 from lib.aws import Account
-from lib.errors import JobFailed, ParameterError
+from lib.errors import DataError, JobFailed, ParameterError
 from lib.fm import hyperparameters as fm_hyperparameters
 
 RECORDIO = "application/x-recordio-protobuf"
@@ -163,7 +165,7 @@ def tune(
     static = {name: value for name, value in hyperparameters.items() if name not in ranges}
     definition = {
         "role_arn": account.role_arn,
-        "static_hyper_parameters": fm_hyperparameters.to_wire(static),
+        "static_hyper_parameters": fm_hyperparameters.to_wire(static, tuned=ranges),
         **_training_definition(account, resources, train_uri, test_uri, output_uri),
     }
     if resources.spot:
@@ -278,6 +280,36 @@ def transform(
     return TransformResult(name, model_name, predictions_uri)
 
 
+def read_predictions(predictions_uri: str) -> np.ndarray:
+    """Read a transform job's scores, part after part, in the order of the input's rows.
+
+    Returns
+    -------
+    ndarray, float64, shape (n,)
+
+    Raises
+    ------
+    DataError
+        If there is no ``.out`` object, or one is not JSON lines with a ``score`` each.
+    """
+    parts = [item for item in storage.list_objects(predictions_uri) if item.key.endswith(".out")]
+    if not parts:
+        raise DataError(
+            f"There are no predictions under {predictions_uri}.", hint="Run the transform stage again."
+        )
+    scores = []
+    for part in parts:
+        try:
+            rows = pd.read_json(io.BytesIO(storage.read_bytes(part.uri)), lines=True, precise_float=True)
+            scores.append(rows["score"].to_numpy(dtype=np.float64))
+        except (ValueError, KeyError) as error:
+            raise DataError(
+                f"{part.uri} is not JSON lines with a score each: {error}.",
+                hint="Run the transform stage again.",
+            ) from error
+    return np.concatenate(scores)
+
+
 def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
     """Turn ``{name: [low, high] or [word, …]}`` into SageMaker's ParameterRanges.
 
@@ -286,7 +318,9 @@ def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, A
     ParameterError
         For a name FM does not tune, or a range that is none.
     """
-    continuous, integer, categorical = [], [], []
+    continuous: list[dict[str, Any]] = []
+    integer: list[dict[str, Any]] = []
+    categorical: list[dict[str, Any]] = []
     for name, values in ranges.items():
         kind = fm_hyperparameters.tunable_kind(name)
         if kind == "categorical":
@@ -411,10 +445,9 @@ def _shapes(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tags(account: Account, run_id: str, stage: str) -> list[Any]:
-    from sagemaker.core.shapes import Tag
-
-    tags = {RUN_TAG: run_id, STAGE_TAG: stage, **dict(account.tags or {})}
-    return [Tag(key=key, value=str(value)) for key, value in tags.items()]
+    # Plain dicts: the SDK's resources disagree on which of its two Tag classes they take.
+    tags = {RUN_TAG: run_id, STAGE_TAG: stage, **account.tags}
+    return [{"key": key, "value": value} for key, value in tags.items()]
 
 
 def _etags(*uris: str) -> dict[str, str]:

@@ -34,6 +34,8 @@ ROW_NAME = b"\x0a\x06values"
 LABEL_HEADER = b"\x12\x12" + ROW_NAME + b"\x12\x08\x12\x06\x0a\x04"
 """Everything of a label but its float32."""
 
+LABEL_SIZE = len(LABEL_HEADER) + 4
+
 
 class Tensors(NamedTuple):
     """Where the tensors of n records stand.
@@ -110,7 +112,7 @@ def _locate_usual(data: np.ndarray, messages: Ranges) -> Layout | None:
     rest = end - entry_end
     if not rest.any():
         return Layout(features, _no_tensors(len(owner)))
-    if (rest == len(LABEL_HEADER) + 4).all() and _is_all(data, entry_end, LABEL_HEADER):
+    if (rest == LABEL_SIZE).all() and _is_all(data, entry_end, LABEL_HEADER):
         values = Ranges(owner, entry_end + len(LABEL_HEADER), end)
         return Layout(features, Tensors(float32, values, join([]), join([])))
     return None

@@ -13,6 +13,7 @@ look past the last message stays inside the array.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -55,61 +56,111 @@ def varint_sizes(values: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    values : ndarray of int64 (n,)
+    values : ndarray of int (n,)
         Not negative.
 
     Returns
     -------
     ndarray of int64 (n,)
     """
-    sizes = np.ones(values.shape, np.int64)
+    sizes = np.ones(values.shape, np.uint8)
     largest = int(values.max(initial=0))
     bits = 7
     while largest >> bits:
         sizes += values >= (1 << bits)
         bits += 7
-    return sizes
+    return sizes.astype(np.int64)
 
 
-def encode_varints(values: np.ndarray, size: int) -> np.ndarray:
-    """Return values that all take ``size`` bytes as varints: uint8 (n, size)."""
-    encoded = np.empty((len(values), size), np.uint8)
-    for place in range(size):
+def encode_varints(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return values, of which `varint_sizes` says the sizes, as varints one after another, in uint8."""
+    longest = int(sizes.max(initial=1))
+    places = np.arange(longest)
+    encoded = np.empty((len(values), longest), np.uint8)
+    for place in places.tolist():
         encoded[:, place] = (values >> (7 * place)) & 0x7F
-    encoded[:, :-1] |= 0x80
-    return encoded
+    for place in places[1:].tolist():
+        encoded[:, place - 1] |= (sizes > place).view(np.uint8) << 7
+    if (sizes == longest).all():
+        return encoded.reshape(-1)
+    return encoded[places < sizes[:, np.newaxis]]
 
 
-class Output:
-    """A block of zeros that takes pieces at many offsets at once.
+class Stretches(NamedTuple):
+    """One stretch of bytes a message: ``sizes[i]`` bytes from offset ``begin[i]`` of ``source``, uint8."""
 
-    Parameters
-    ----------
-    size : int
-        Bytes of the block.
+    source: np.ndarray
+    begin: np.ndarray
+    sizes: np.ndarray
+
+    def pick(self, which: np.ndarray) -> Stretches:
+        """Return the stretches of other messages, which may share them."""
+        return Stretches(self.source, self.begin[which], self.sizes[which])
+
+    def where(self, present: np.ndarray) -> Stretches:
+        """Return the stretches, empty where ``present`` does not hold."""
+        return self._replace(sizes=self.sizes * present)
+
+
+def in_a_row(source: np.ndarray, sizes: np.ndarray) -> Stretches:
+    """Return stretches that stand one after another in ``source``."""
+    return Stretches(source, np.cumsum(sizes) - sizes, sizes)
+
+
+def constant(content: bytes, present: np.ndarray) -> Stretches:
+    """Return the same bytes for each message where ``present`` (bool) holds, and none for the others."""
+    sizes = present * len(content)
+    return Stretches(np.frombuffer(content, np.uint8), np.zeros_like(sizes), sizes)
+
+
+def varints(values: np.ndarray) -> Stretches:
+    """Return a varint a message."""
+    sizes = varint_sizes(values)
+    return in_a_row(encode_varints(values, sizes), sizes)
+
+
+def fixed(rows: np.ndarray) -> Stretches:
+    """Return the rows of an array (n, width), each as its bytes."""
+    data = np.ascontiguousarray(rows)
+    return in_a_row(data.reshape(-1).view(np.uint8), np.full(len(data), data[0].nbytes))
+
+
+def assemble(parts: list[Stretches], *, align: int = 1) -> Stretches:
+    """Put messages together from their parts, in this order; each begins at a multiple of ``align``.
+
+    The bytes between messages are 0 and count as the last message's.
     """
+    sizes = np.sum([part.sizes for part in parts], axis=0)
+    whole = in_a_row(np.empty(0, np.uint8), -(-sizes // align) * align)
+    data = np.zeros(int(whole.sizes.sum()), np.uint8)
+    at = whole.begin.copy()
+    for part in parts:
+        _copy(data, at, part)
+        at += part.sizes
+    return whole._replace(source=data)
 
-    def __init__(self, size: int) -> None:
-        self.data = np.zeros(size, np.uint8)
 
-    def put(self, at: np.ndarray, pieces: np.ndarray) -> None:
-        """Write ``pieces[i]`` at offset ``at[i]``: pieces are uint8 (n, width), contiguous."""
-        _windows(self.data, pieces.shape[1])[at] = _as_items(pieces)
+def group(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order that sorts values (not negative), and where in it each new value begins, and its end."""
+    small = values.max(initial=0) < 1 << 16  # which numpy sorts by radix
+    order = np.argsort(values.astype(np.uint16) if small else values, kind="stable")
+    ordered = values[order]
+    edges = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return order, np.concatenate(([0], edges, [len(order)]))
 
-    def put_varints(self, at: np.ndarray, values: np.ndarray, *, after: bytes = b"") -> np.ndarray:
-        """Write the bytes ``after`` and then a varint at each offset; return the offsets behind them."""
-        sizes = varint_sizes(values)
-        for size in range(1, int(sizes.max(initial=0)) + 1):
-            chosen = sizes == size
-            if not chosen.any():
-                continue
-            pick = slice(None) if chosen.all() else np.flatnonzero(chosen)
-            varints = encode_varints(values[pick], size)
-            pieces = np.empty((len(varints), len(after) + size), np.uint8)
-            pieces[:, : len(after)] = np.frombuffer(after, np.uint8)
-            pieces[:, len(after) :] = varints
-            self.put(at[pick], pieces)
-        return at + (sizes + len(after))
+
+def _copy(target: np.ndarray, at: np.ndarray, stretches: Stretches) -> None:
+    """Copy stretches to offsets of another array, those of one size together."""
+    source, begin, sizes = stretches
+    if (sizes == sizes[0]).all():
+        groups = [slice(None)]
+    else:
+        order, edges = group(sizes)
+        groups = [order[first:last] for first, last in pairwise(edges.tolist())]
+    for messages in groups:
+        size = int(sizes[messages][0])
+        if size:
+            _windows(target, size)[at[messages]] = _windows(source, size)[begin[messages]]
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -224,8 +275,7 @@ def read_fixed(data: np.ndarray, ranges: Ranges, dtype: str) -> tuple[np.ndarray
     uneven = counts * width != size
     if uneven.any():
         raise MalformedMessage(int(ranges.owner[uneven.argmax()]))
-    at = spread(ranges.start, counts, step=width)
-    return _windows(data, width)[at].view(dtype), counts
+    return _gather(data, ranges.start, size).view(dtype), counts
 
 
 def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
@@ -241,7 +291,7 @@ def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, n
     if ends_inside.any():
         raise MalformedMessage(int(ranges.owner[ends_inside.argmax()]))
 
-    stream = data[spread(ranges.start, size)]
+    stream = _gather(data, ranges.start, size)
     is_last = stream < 0x80
     ends = np.flatnonzero(is_last)
     begins = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
@@ -260,18 +310,11 @@ def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, n
     return values, seen[behind] - seen[behind - size]
 
 
-def spread(start: np.ndarray, counts: np.ndarray, *, step: int = 1) -> np.ndarray:
-    """Return the offsets ``start[i] + step · (0, 1, …, counts[i] - 1)`` of all i, one after another."""
-    total = int(counts.sum())
-    before = np.cumsum(counts) - counts
-    return np.repeat(start - step * before, counts) + step * np.arange(total)
+def _gather(data: np.ndarray, begin: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return stretches of a block one after another."""
+    return assemble([Stretches(data, begin, sizes)]).source if len(sizes) else np.empty(0, np.uint8)
 
 
 def _windows(data: np.ndarray, width: int) -> np.ndarray:
     """Return a view of ``data`` whose item i is the ``width`` bytes from offset i on."""
     return np.ndarray((data.size - width + 1,), f"V{width}", data.data, strides=(1,))
-
-
-def _as_items(pieces: np.ndarray) -> np.ndarray:
-    """Return uint8 (n, width) as n items of ``width`` bytes."""
-    return pieces.view(f"V{pieces.shape[1]}")[:, 0]

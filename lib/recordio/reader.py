@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from lib.errors import RecordIOError
 from lib.recordio.frames import Block, read_blocks
 from lib.recordio.layout import FLOAT32, FLOAT64, INT32, Tensors, locate
-from lib.recordio.protobuf import MalformedMessage, Ranges, read_fixed, read_packed_varints, spread
+from lib.recordio.protobuf import MalformedMessage, Ranges, read_fixed, read_packed_varints
 
 
 def read(file: BinaryIO, feature_dim: int | None = None) -> tuple[sp.csr_matrix, np.ndarray | None]:
@@ -179,11 +179,12 @@ def _without_zeros(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give dense rows their indices and leave out their zeros; return values, indices and counts."""
     of_dense = np.repeat(dense, counts)
-    indices = spread(np.zeros(len(counts), np.int64), counts).astype(sparse_indices.dtype)
+    row_ends = np.cumsum(counts)
+    indices = np.arange(len(values)) - np.repeat(row_ends - counts, counts)
+    indices = indices.astype(sparse_indices.dtype)
     indices[~of_dense] = sparse_indices
     kept = ~of_dense | (values != 0)
     kept_before = np.concatenate(([0], np.cumsum(kept)))
-    row_ends = np.cumsum(counts)
     return values[kept], indices[kept], kept_before[row_ends] - kept_before[row_ends - counts]
 
 

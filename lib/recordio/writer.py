@@ -10,8 +10,18 @@ import scipy.sparse as sp
 
 from lib.errors import RecordIOError
 from lib.recordio.frames import BLOCK_BYTES, LONGEST_PAYLOAD, MAGIC
-from lib.recordio.layout import LABEL_HEADER, ROW_NAME
-from lib.recordio.protobuf import Output, encode_varints, spread, varint_sizes
+from lib.recordio.layout import LABEL_HEADER, LABEL_SIZE, ROW_NAME
+from lib.recordio.protobuf import (
+    Stretches,
+    assemble,
+    constant,
+    encode_varints,
+    fixed,
+    group,
+    in_a_row,
+    varint_sizes,
+    varints,
+)
 
 
 def write(file: BinaryIO, X: Any, y: Any = None) -> None:
@@ -80,73 +90,84 @@ def _blocks_of_rows(X: Any) -> Iterator[tuple[int, int]]:
 
 
 def _sparse_records(X: sp.csr_matrix, first: int, last: int, labels: np.ndarray | None) -> memoryview:
-    """Return rows ``first`` to ``last`` of a CSR matrix as records."""
-    indptr = X.indptr[first : last + 1].astype(np.int64)
-    keys = X.indices[indptr[0] : indptr[-1]].astype(np.int64)
-    values = X.data[indptr[0] : indptr[-1]].astype("<f4")
-    indptr -= indptr[0]
-    shape = _field(0x1A, _varint(X.shape[1]))
-    label_size = 0 if labels is None else len(LABEL_HEADER) + 4
+    """Return rows ``first`` to ``last`` of a CSR matrix as records.
 
-    # The sizes, from the innermost message outwards.
+    Rows with as many entries and as many bytes of keys are of one kind: equal in all but values, keys and
+    label.  So what stands before their values, and between values and keys, is made once a kind.
+    """
+    indptr = X.indptr[first : last + 1].astype(np.int64)
+    keys = X.indices[indptr[0] : indptr[-1]]
+    values = X.data[indptr[0] : indptr[-1]].astype("<f4").view(np.uint8)
+    indptr -= indptr[0]
     counts = np.diff(indptr)
-    filled = np.flatnonzero(counts)
-    key_sizes = varint_sizes(keys)
-    key_offsets = np.concatenate(([0], np.cumsum(key_sizes)))
-    keys_size = np.diff(key_offsets[indptr])
-    tensor_size = _field_sizes(4 * counts) + _field_sizes(keys_size) + len(shape)
+    each_key_size = varint_sizes(keys)
+    keys_size = np.diff(np.concatenate(([0], np.cumsum(each_key_size)))[indptr])
+    tails = _tails(_field(0x1A, _varint(X.shape[1])), labels, len(counts))
+
+    codes = counts * (keys_size.max() + 1) + keys_size
+    order, edges = group(codes)
+    kinds = order[edges[:-1]]
+    kind = np.empty(len(codes), np.int64)
+    kind[order] = np.repeat(np.arange(len(kinds)), np.diff(edges))
+    heads, middles = _heads_and_middles(X.shape[1], 4 * counts[kinds], keys_size[kinds], labels is not None)
+
+    parts = [
+        heads.pick(kind),
+        in_a_row(values, 4 * counts),
+        middles.pick(kind),
+        in_a_row(encode_varints(keys, each_key_size), keys_size),
+        tails,
+    ]
+    return assemble(parts, align=4).source.data
+
+
+def _heads_and_middles(
+    columns: int, values_size: np.ndarray, keys_size: np.ndarray, labelled: bool
+) -> tuple[Stretches, Stretches]:
+    """Return what stands before the values and between values and keys, for sizes of values and keys."""
+    filled = values_size > 0  # a row without entries has neither values nor keys
+    shape_size = len(_field(0x1A, _varint(columns)))
+    tensor_size = shape_size + _field_sizes(values_size) + _field_sizes(keys_size)
     value_size = 1 + varint_sizes(tensor_size) + tensor_size
     entry_size = len(ROW_NAME) + 1 + varint_sizes(value_size) + value_size
-    payload = 1 + varint_sizes(entry_size) + entry_size + label_size
-    record_size = 8 + (payload + 3) // 4 * 4
-    behind = np.cumsum(record_size)
-    output = Output(int(behind[-1]))
+    payload = 1 + varint_sizes(entry_size) + entry_size + (LABEL_SIZE if labelled else 0)
 
-    # The pieces, from left to right.
-    at = behind - record_size
-    frame = np.empty((len(payload), 2), "<u4")
-    frame[:, 0] = MAGIC
-    frame[:, 1] = payload
-    output.put(at, frame.view(np.uint8))
-    at = output.put_varints(at + 8, entry_size, after=b"\x0a")
-    at = output.put_varints(at, value_size, after=ROW_NAME + b"\x12")
-    at = output.put_varints(at, tensor_size, after=b"\x12")
-
-    # A row without entries has neither values nor keys.
-    row_at, counts, row_keys = at[filled], counts[filled], keys_size[filled]
-    row_at = output.put_varints(row_at, 4 * counts, after=b"\x0a")
-    output.put(spread(row_at, counts, step=4), values.view(np.uint8).reshape(-1, 4))
-    row_at = output.put_varints(row_at + 4 * counts, row_keys, after=b"\x12")
-    keys_at = np.repeat(row_at - key_offsets[indptr[filled]], counts) + key_offsets[:-1]
-    output.put_varints(keys_at, keys)
-    at[filled] = row_at + row_keys
-
-    tail = np.empty((len(at), len(shape) + label_size), np.uint8)
-    tail[:, : len(shape)] = np.frombuffer(shape, np.uint8)
-    if labels is not None:
-        tail[:, len(shape) : -4] = np.frombuffer(LABEL_HEADER, np.uint8)
-        tail[:, -4:] = labels.view(np.uint8).reshape(-1, 4)
-    output.put(at, tail)
-    return output.data.data
+    always = np.ones(len(filled), bool)
+    heads = assemble(
+        [
+            constant(MAGIC.to_bytes(4, "little"), always),
+            fixed(payload.astype("<u4")[:, np.newaxis]),
+            constant(b"\x0a", always),
+            varints(entry_size),
+            constant(ROW_NAME + b"\x12", always),
+            varints(value_size),
+            constant(b"\x12", always),
+            varints(tensor_size),
+            constant(b"\x0a", filled),
+            varints(values_size).where(filled),
+        ]
+    )
+    return heads, assemble([constant(b"\x12", filled), varints(keys_size).where(filled)])
 
 
 def _dense_records(rows: np.ndarray, labels: np.ndarray | None) -> memoryview:
-    """Return the rows of a float32 array as records, which are all of one size."""
-    n, columns = rows.shape
-    values_size = 4 * columns
-    empty_row = bytes(values_size)
-    features = _field(0x0A, ROW_NAME + _field(0x12, _field(0x12, _field(0x0A, empty_row))))
-    label = b"" if labels is None else LABEL_HEADER + bytes(4)
-    payload = len(features) + len(label)
-    frame = np.array([MAGIC, payload], "<u4").tobytes()
-    record = (frame + features + label).ljust(8 + (payload + 3) // 4 * 4, b"\0")
+    """Return the rows of a float32 array as records."""
+    values_size = rows.shape[1] * 4
+    empty_row = _field(0x0A, ROW_NAME + _field(0x12, _field(0x12, _field(0x0A, bytes(values_size)))))
+    payload = len(empty_row) + (0 if labels is None else LABEL_SIZE)
+    head = np.array([MAGIC, payload], "<u4").tobytes() + empty_row[:-values_size]
+    parts = [constant(head, np.ones(len(rows), bool)), fixed(rows), _tails(b"", labels, len(rows))]
+    return assemble(parts, align=4).source.data
 
-    records = np.tile(np.frombuffer(record, np.uint8), (n, 1))
-    values_at = 8 + len(features) - values_size
-    records[:, values_at : values_at + values_size] = rows.view(np.uint8)
-    if labels is not None:
-        records[:, 8 + payload - 4 : 8 + payload] = labels.view(np.uint8).reshape(-1, 4)
-    return records.reshape(-1).data
+
+def _tails(shape: bytes, labels: np.ndarray | None, n: int) -> Stretches:
+    """Return what stands behind the keys of n rows: the shape and the label."""
+    if labels is None:
+        return constant(shape, np.ones(n, bool))
+    tail = np.frombuffer(shape + LABEL_HEADER + bytes(4), np.uint8)
+    tails = np.tile(tail, (n, 1))
+    tails[:, -4:] = labels.view(np.uint8).reshape(-1, 4)
+    return fixed(tails)
 
 
 def _field(tag: int, content: bytes) -> bytes:
@@ -159,8 +180,7 @@ def _field_sizes(content: np.ndarray) -> np.ndarray:
 
 
 def _varint(value: int) -> bytes:
-    values = np.array([value], np.int64)
-    return encode_varints(values, int(varint_sizes(values)[0])).tobytes()
+    return varints(np.array([value])).source.tobytes()
 
 
 def _checked_matrix(X: Any) -> Any:

@@ -1,0 +1,309 @@
+"""Jupyter kernels started ahead of the stages that need them.
+
+Starting a kernel and importing what a stage imports takes seconds; while one stage runs, the kernels of the
+next ones are started in a background thread and execute their notebooks' import statements, without leaving
+names behind.  ``KernelPool`` owns every kernel it starts and ends them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from types import TracebackType
+from typing import Any
+
+from lib.records import ROOT
+from lib.scraps import HEADLESS, import_quickly
+
+START_SECONDS = 120  # how long a kernel may take to answer for the first time, on a machine under load
+WARM_UP_SECONDS = 300  # how long a notebook's imports may take
+PRELOADED = ("scraps", "jobs")  # modules of lib whose preload() does the heavy imports that they put off
+
+_LOG = logging.getLogger("reelbook.kernels")  # jupyter_client logs tracebacks of errors that we report
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
+
+
+@dataclass
+class Kernel:
+    """A running kernel.
+
+    Attributes
+    ----------
+    manager : jupyter_client.KernelManager
+        What papermill takes as ``km``.
+    log : Path
+        What the process wrote to its standard error outside of any cell.
+    """
+
+    manager: Any
+    log: Path
+
+    def hang_up(self) -> None:
+        """Close the connections that papermill opened, in the thread that used them."""
+        for client in self.manager.clients:
+            client.stop_channels()
+        self.manager.clients.clear()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs."""
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the process and those that it started in its process group, at once."""
+        self._signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+
+    def death(self) -> str:
+        """Return how the process ended, in words; an empty string while it lives."""
+        process = getattr(self.manager.provisioner, "process", None)
+        code = process.poll() if process is not None else None
+        if code is None:
+            return ""
+        if code >= 0:
+            return f"it ended with status {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"{name} ended it" + (", often because memory ran out" if name == "SIGKILL" else "")
+
+    def last_words(self, lines: int = 5) -> str:
+        """Return the last lines that the process wrote to its standard error."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def _signal(self, number: int) -> None:
+        process = getattr(self.manager.provisioner, "process", None)
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.name == "posix":
+                    os.killpg(process.pid, number)  # jupyter_client starts each kernel in a group of its own
+                else:
+                    process.send_signal(number)
+
+
+@dataclass
+class _Order:
+    """A kernel that was asked for."""
+
+    kernel_name: str
+    imports: Sequence[str]
+    future: Future[Kernel] = field(default_factory=Future)
+    forgotten: bool = False
+
+
+class KernelPool:
+    """Starts kernels one after the other in a background thread, and ends them all.
+
+    Parameters
+    ----------
+    folder : Path
+        The working directory of the kernels: the notebooks' folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sockets = Path(tempfile.mkdtemp(prefix="reelbook-", dir=_short_temporary_folder()))
+        self._orders: dict[str, _Order] = {}
+        self._started: list[Kernel] = []
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernels")
+
+    def __enter__(self) -> KernelPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def order(self, stage: str, kernel_name: str, imports: Sequence[str]) -> None:
+        """Ask for a stage's kernel; those asked for first are started first.
+
+        Parameters
+        ----------
+        stage : str
+            The stage's name, by which the kernel is taken.
+        kernel_name : str
+            The Jupyter kernel's name, such as ``python3``.
+        imports : sequence of str
+            Import statements to execute ahead; those that fail are passed over, for the notebook's own cell
+            to fail in its turn.
+        """
+        if stage not in self._orders and not self._closing:
+            order = self._orders[stage] = _Order(kernel_name, imports)
+            self._thread.submit(self._fulfil, order)
+
+    def take(self, stage: str) -> Future[Kernel]:
+        """Return a stage's kernel, to be had when it is up.
+
+        The future raises what prevented the start: ``jupyter_client``'s NoSuchKernel, or RuntimeError.
+        """
+        return self._orders[stage].future
+
+    def forget(self, stage: str) -> None:
+        """Take back what was asked for a stage that will not run."""
+        order = self._orders.get(stage)
+        if order is not None:
+            order.forgotten = True
+
+    def end(self, kernel: Kernel, *, at_once: bool = False) -> None:
+        """End a kernel and remove its files; unless at once, its exit handlers run first."""
+        if at_once:
+            kernel.kill()
+        self._thread.submit(_shut_down, kernel, at_once)
+
+    def close(self) -> None:
+        """End all kernels, also one that is being started."""
+        with self._lock:
+            self._closing = True
+            for kernel in self._started:
+                kernel.kill()
+        self._thread.submit(self._clean_up_all)
+        self._thread.shutdown(wait=True)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _fulfil(self, order: _Order) -> None:
+        """Start one kernel (in the background thread)."""
+        try:
+            if order.forgotten or self._closing:
+                raise RuntimeError("the kernel is not needed any more")
+            order.future.set_result(self._start(order))
+        except BaseException as error:
+            order.future.set_exception(error)
+
+    def _start(self, order: _Order) -> Kernel:
+        number = len(self._started) + 1
+        kernel = Kernel(
+            _manager_class()(
+                kernel_name=order.kernel_name,
+                transport="ipc" if os.name == "posix" else "tcp",
+                connection_file=str(self._sockets / f"{number}.json"),
+                log=_LOG,
+            ),
+            self._sockets / f"{number}.log",
+        )
+        with self._lock, kernel.log.open("w") as log:
+            if self._closing:
+                raise RuntimeError("the run has ended")
+            self._started.append(kernel)
+            kernel.manager.start_kernel(
+                cwd=str(self._folder),
+                env=_environment(),
+                extra_arguments=["--HistoryManager.enabled=False"],
+                stdout=log,
+                stderr=log,
+            )
+        self._warm_up(kernel, order)
+        return kernel
+
+    def _warm_up(self, kernel: Kernel, order: _Order) -> None:
+        """Wait until a kernel answers, and let it import what the notebook will import."""
+        from jupyter_client.blocking.client import BlockingKernelClient
+
+        client = BlockingKernelClient(connection_file=kernel.manager.connection_file, log=_LOG)
+        client.load_connection_file()
+        client.parent = kernel.manager
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=START_SECONDS)
+            request = client.execute(_warm_up_code(order.imports), silent=True, store_history=False)
+            deadline = time.monotonic() + WARM_UP_SECONDS
+            while time.monotonic() < deadline and not kernel.death():
+                if self._closing or order.forgotten:
+                    return
+                with contextlib.suppress(Empty):
+                    if client.get_shell_msg(timeout=0.5)["parent_header"].get("msg_id") == request:
+                        return
+        finally:
+            client.stop_channels()
+
+    def _clean_up_all(self) -> None:
+        """Remove what the kernels leave (in the background thread, its last work)."""
+        from jupyter_core.utils import ensure_event_loop
+
+        for kernel in self._started:
+            _shut_down(kernel, at_once=True)
+        ensure_event_loop().close()
+
+
+@functools.cache
+def _manager_class() -> type[Any]:
+    """Return a KernelManager whose clients are asynchronous and are remembered."""
+    import_quickly("jupyter_client")
+    from jupyter_client.manager import KernelManager
+
+    class RememberingManager(KernelManager):
+        # papermill awaits the client's answers: only an asynchronous one lets it notice a dead kernel,
+        # and of a manager that is handed over it does not close the client.
+        client_class = "jupyter_client.asynchronous.AsyncKernelClient"
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.clients: list[Any] = []
+
+        def client(self, **options: Any) -> Any:
+            self.clients.append(super().client(**options))
+            return self.clients[-1]
+
+    return RememberingManager
+
+
+def _shut_down(kernel: Kernel, at_once: bool) -> None:
+    """End a kernel's process, if it has not ended, and remove its files."""
+    with contextlib.suppress(Exception):  # a kernel that never started has nothing to be removed
+        kernel.manager.shutdown_kernel(now=at_once)
+
+
+def _environment() -> dict[str, str]:
+    """Return the kernels' environment: ours, ``lib`` importable, and the sign that no person is there."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        HEADLESS: "1",
+    }
+
+
+def _short_temporary_folder() -> str | None:
+    """Return a folder for sockets, whose whole path may have no more than about 100 bytes."""
+    return "/tmp" if os.name == "posix" and len(tempfile.gettempdir()) > 60 else None
+
+
+def _warm_up_code(imports: Sequence[str]) -> str:
+    """Return code that executes import statements without leaving a name in the notebook's namespace."""
+    statements = list(imports)
+    statements += [
+        f"from lib import {module}; {module}.preload()"
+        for module in PRELOADED
+        if any(_imports(module, statement) for statement in imports)
+    ]
+    return (
+        "def _ahead(statements):\n"
+        "    import contextlib\n"
+        "    for statement in statements:\n"
+        "        with contextlib.suppress(Exception):\n"
+        "            exec(statement, {})\n"
+        f"_ahead({statements!r})\n"
+        "del _ahead\n"
+    )
+
+
+def _imports(module: str, statement: str) -> bool:
+    """Tell whether an import statement brings a module of ``lib``."""
+    if statement.startswith("from lib import "):
+        names = statement.removeprefix("from lib import ").split(",")
+        return module in [name.split(" as ")[0].strip() for name in names]
+    return statement.startswith((f"import lib.{module}", f"from lib.{module} import "))

@@ -1,0 +1,326 @@
+"""Batch transform jobs: a serving process answers every object under an S3 prefix.
+
+The process is the algorithm's own server in the container contract (``GET /ping``, ``POST /invocations``)
+on a loopback port.  Objects are taken in the order of their keys; each becomes ``KEY.out``.  (AWS: "Batch
+transform for inference with Amazon SageMaker AI".)
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lib.local import inputs
+from lib.local.algorithm import refuse_unless, unsupported
+from lib.local.container import MAX_FAILURE_REASON
+from lib.local.inputs import JobError
+from lib.local.jobs import INTERRUPTED
+from lib.local.logs import Logs, LogStream
+from lib.local.objects import DEFAULT_CONTENT_TYPE, ObjectInfo, Objects
+from lib.local.protocol import AwsError
+from lib.local.serving import Invoker, ModelServer
+from lib.local.splitting import DEFAULT_PAYLOAD_MB, MAX_PAYLOAD_MB, is_single, mapped, payloads
+from lib.local.store import FINISHED, MODEL, TRANSFORM_JOB, Store
+from lib.local.supervise import JobQueue
+
+LOG_GROUP = "/aws/sagemaker/TransformJobs"
+
+_DEFAULT_TIMEOUT_SECONDS = 600
+_DEFAULT_RETRIES = 3
+
+
+class TransformJobs:
+    """The batch transform jobs of the local SageMaker; parameters as of `lib.local.jobs.TrainingJobs`."""
+
+    def __init__(self, folder: Path, store: Store, objects: Objects, logs: Logs, queue: JobQueue) -> None:
+        self.folder = folder
+        self.store = store
+        self.objects = objects
+        self.logs = logs
+        self.queue = queue
+        self._lock = threading.Lock()
+        self._runs: dict[str, _TransformRun] = {}
+
+    def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Start a job: CreateTransformJob.
+
+        Raises
+        ------
+        AwsError
+            ValidationException or ResourceInUse.
+        """
+        self._check(params)
+        name = params["TransformJobName"]
+        with self._lock:
+            tags = params.get("Tags")
+            document = self.store.create(TRANSFORM_JOB, name, _document(params), tags=tags)
+            run = self._runs[name] = _TransformRun(self, name)
+        self.queue.submit(name, run.work)
+        return {"TransformJobArn": document["TransformJobArn"]}
+
+    def describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return a job's description: DescribeTransformJob."""
+        return self.store.get(TRANSFORM_JOB, params["TransformJobName"])
+
+    def stop(self, params: dict[str, Any]) -> None:
+        """Stop a job: StopTransformJob.  What it has stored is removed again.
+
+        Raises
+        ------
+        AwsError
+            ValidationException when it has ended already.
+        """
+        name = params["TransformJobName"]
+
+        def change(document: dict[str, Any]) -> None:
+            status = document["TransformJobStatus"]
+            if status in FINISHED:
+                raise AwsError(
+                    "ValidationException",
+                    f"The request was rejected because the transform job is in status {status}.",
+                )
+            document["TransformJobStatus"] = "Stopping"
+
+        self.store.update(TRANSFORM_JOB, name, change)
+        with self._lock:
+            run = self._runs.get(name)
+        if run:
+            run.end()
+
+    def recover(self) -> None:
+        """Mark the jobs that an earlier server left unfinished as failed."""
+        for name in self.store.unfinished(TRANSFORM_JOB):
+            self.store.update(TRANSFORM_JOB, name, lambda document: _finish(document, INTERRUPTED))
+
+    def close(self) -> None:
+        """End all jobs at once; they become Failed."""
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.end(shutdown=True)
+
+    def forget(self, name: str) -> None:
+        """Drop what is held of a job that has ended."""
+        with self._lock:
+            self._runs.pop(name, None)
+
+    def _check(self, params: dict[str, Any]) -> None:
+        model = self.store.get(MODEL, params["ModelName"])
+        source = params["TransformInput"]
+        split = source.get("SplitType", "None")
+        if params.get("BatchStrategy") == "SingleRecord" and split == "None":
+            raise AwsError("ValidationException", "BatchStrategy SingleRecord needs a SplitType.")
+        payload, concurrent = params.get("MaxPayloadInMB", 0), params.get("MaxConcurrentTransforms") or 1
+        if payload * concurrent > MAX_PAYLOAD_MB:
+            raise AwsError(
+                "ValidationException",
+                f"MaxConcurrentTransforms * MaxPayloadInMB is {payload * concurrent}, "
+                f"but must not exceed {MAX_PAYLOAD_MB} MB.",
+            )
+        refuse_unless(split, ("None", "Line", "RecordIO"), "SplitType")
+        refuse_unless(source.get("CompressionType"), ("None",), "TransformInput.CompressionType")
+        processing = params.get("DataProcessing", {})
+        refuse_unless(processing.get("JoinSource"), ("None",), "DataProcessing.JoinSource")
+        for member in ("InputFilter", "OutputFilter"):
+            refuse_unless(processing.get(member), ("$",), f"DataProcessing.{member}")
+        if params.get("DataCaptureConfig"):
+            raise unsupported("DataCaptureConfig")
+        inputs.check_source(source["DataSource"], "TransformInput.DataSource")
+        role = model.get("ExecutionRoleArn", "")
+        inputs.find(self.objects, source["DataSource"]["S3DataSource"]["S3Uri"], role)
+        output = params["TransformOutput"]["S3OutputPath"]
+        inputs.check_output(self.objects, output, "TransformOutput.S3OutputPath")
+
+
+class _TransformRun:
+    """One batch transform job on its way, in a thread of the queue."""
+
+    def __init__(self, jobs: TransformJobs, name: str) -> None:
+        self._jobs = jobs
+        self._name = name
+        self._folder = jobs.folder / f"transform-{uuid.uuid4().hex}"
+        self._lock = threading.Lock()
+        self._server: ModelServer | None = None
+        self._ended = self._shut_down = False
+        self._stored: list[tuple[str, str]] = []
+
+    def end(self, *, shutdown: bool = False) -> None:
+        """End the job early; a job that still waits in the queue ends here and now."""
+        with self._lock:
+            self._ended = True
+            self._shut_down = self._shut_down or shutdown
+            if self._server:
+                self._server.kill()
+        if self._jobs.queue.withdraw(self._name):
+            self.work()
+
+    def work(self) -> None:
+        """Take the job from its first step to its end."""
+        failure: str | None = None
+        try:
+            if not self._ended:
+                self._transform(self._jobs.store.get(TRANSFORM_JOB, self._name))
+        except JobError as error:
+            failure = str(error)
+        except AwsError as error:  # the model was deleted, say
+            failure = f"ClientError: {error.message}"
+        except Exception as error:  # a fault of the server, not of the job: say so where users look
+            failure = f"InternalServerError: {type(error).__name__}: {error}"
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+        def change(document: dict[str, Any]) -> None:
+            if self._shut_down:
+                _finish(document, INTERRUPTED)
+            elif document["TransformJobStatus"] == "Stopping":
+                self._remove_output()
+                _finish(document, None, stopped=True)
+            else:
+                _finish(document, failure)
+
+        try:
+            self._jobs.store.settle(TRANSFORM_JOB, self._name, change)
+        finally:
+            self._jobs.forget(self._name)
+
+    def _transform(self, document: dict[str, Any]) -> None:
+        started = time.time()
+        self._jobs.store.update(
+            TRANSFORM_JOB, self._name, lambda document: document.update(TransformStartTime=started)
+        )
+        model = self._jobs.store.get(MODEL, document["ModelName"])
+        stream = f"{self._name}/i-{uuid.uuid4().hex[:17]}-{int(started)}"
+        with (
+            self._jobs.logs.open_stream(LOG_GROUP, stream) as log,
+            self._jobs.logs.open_stream(LOG_GROUP, f"{stream}/data-log") as data_log,
+            self._served(model, document, log) as port,
+            closing(_invoker(port, document)) as invoker,
+        ):
+            source = document["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+            prefix = inputs.split_uri(source, "S3Uri")[1]
+            note = _note_writer(data_log)
+            note(
+                f"MaxConcurrentTransforms={document.get('MaxConcurrentTransforms') or 1}, "
+                f"MaxPayloadInMB={document.get('MaxPayloadInMB', DEFAULT_PAYLOAD_MB)}, "
+                f"BatchStrategy={'SINGLE_RECORD' if is_single(document) else 'MULTI_RECORD'}"
+            )
+            failures: list[JobError] = []
+            for item in self._find(source, model):
+                if self._ended:
+                    return
+                try:
+                    self._transform_object(document, item, inputs.relative_key(prefix, item.key), invoker)
+                except JobError as error:
+                    note(f"{item.key}: {error}")
+                    failures.append(error)
+        if failures and not self._ended:
+            kind = str(failures[0]).partition(":")[0]
+            raise JobError(f"{kind}: See job logs for more information")
+
+    def _find(self, uri: str, model: dict[str, Any]) -> list[ObjectInfo]:
+        try:
+            return inputs.find(self._jobs.objects, uri, model.get("ExecutionRoleArn", ""))
+        except AwsError as error:
+            raise JobError(f"ClientError: {error.message}") from None
+
+    def _transform_object(
+        self, document: dict[str, Any], item: ObjectInfo, relative: str, invoker: Invoker
+    ) -> None:
+        """Send one object to the model, piece by piece, and store the answers as ``KEY.out``."""
+        output = document["TransformOutput"]
+        line_by_line = output.get("AssembleWith") == "Line"
+        answers = self._folder / f"answers-{uuid.uuid4().hex}"
+        with mapped(item.path) as data, answers.open("wb") as file:
+            for payload in payloads(data, document):
+                answer = invoker.invoke(payload)
+                file.write(answer)
+                if line_by_line and not answer.endswith(b"\n"):
+                    file.write(b"\n")
+        bucket, key = inputs.split_uri(f"{output['S3OutputPath'].rstrip('/')}/{relative}.out", "S3OutputPath")
+        try:
+            content_type = output.get("Accept") or DEFAULT_CONTENT_TYPE
+            self._jobs.objects.put_file(bucket, key, answers, content_type=content_type)
+        except AwsError as error:
+            raise JobError(f"ClientError: The output cannot be stored: {error.message}") from None
+        answers.unlink(missing_ok=True)
+        self._stored.append((bucket, key))
+
+    def _remove_output(self) -> None:
+        for bucket, key in self._stored:
+            try:
+                self._jobs.objects.delete(bucket, key)
+            except AwsError:  # it is gone, which is what is wanted
+                continue
+
+    @contextmanager
+    def _served(self, model: dict[str, Any], document: dict[str, Any], log: LogStream) -> Iterator[int]:
+        """Run the model's server and give the port it answers on."""
+        variables = {**document.get("Environment", {}), "SAGEMAKER_BATCH": "true"}
+        folder = self._folder / "server"
+        folder.mkdir(parents=True)
+        server = ModelServer(folder, model, variables, self._jobs.objects, log)
+        try:
+            with self._lock:
+                self._server = server
+                if self._ended:
+                    raise JobError("ClientError: The job was stopped.")
+            server.wait_until_ready()
+            yield server.port
+        finally:
+            server.close()
+
+
+def _invoker(port: int, document: dict[str, Any]) -> Invoker:
+    settings = document.get("ModelClientConfig", {})
+    headers = {
+        "Content-Type": document["TransformInput"].get("ContentType"),
+        "Accept": document["TransformOutput"].get("Accept"),
+    }
+    return Invoker(
+        port,
+        {name: value for name, value in headers.items() if value},
+        settings.get("InvocationsTimeoutInSeconds", _DEFAULT_TIMEOUT_SECONDS),
+        settings.get("InvocationsMaxRetries", _DEFAULT_RETRIES),
+    )
+
+
+def _note_writer(log: LogStream) -> Callable[[str], None]:
+    """Return a function that writes lines as the data-log of a job on AWS has them."""
+
+    def note(text: str) -> None:
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        log.write(f"{moment}:[sagemaker logs]: {text}")
+
+    return note
+
+
+def _document(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a new job's description: the request's members, and what AWS fills in."""
+    kept = {name: value for name, value in params.items() if name not in ("TransformJobName", "Tags")}
+    return {
+        **kept,
+        "TransformInput": {"CompressionType": "None", "SplitType": "None", **params["TransformInput"]},
+        "TransformOutput": {"AssembleWith": "None", "KmsKeyId": "", **params["TransformOutput"]},
+        "DataProcessing": {
+            "InputFilter": "$",
+            "OutputFilter": "$",
+            "JoinSource": "None",
+            **params.get("DataProcessing", {}),
+        },
+        "TransformJobStatus": "InProgress",
+    }
+
+
+def _finish(document: dict[str, Any], failure: str | None, *, stopped: bool = False) -> None:
+    document["TransformEndTime"] = time.time()
+    document["TransformJobStatus"] = (
+        "Stopped" if stopped else "Failed" if failure is not None else "Completed"
+    )
+    if failure is not None:
+        document["FailureReason"] = failure[:MAX_FAILURE_REASON]

@@ -1,0 +1,537 @@
+"""From one file of reviews to the ratings that training needs: clean, without repeats, indexed and split.
+
+::
+
+    reviews = ratings.read("reviews.tsv.gz", memory_limit="1GB")
+    reviews.summary()                                 # and .skipped, .examples, .quantiles(…), .star_counts()
+    kept = reviews.keep(min_customer_ratings=5, min_video_ratings=10)
+    parts = kept.split(seed=0, fractions=(0.6, 0.2, 0.2))
+    parts.write("ratings")                            # train.parquet, validate.parquet, test.parquet, …
+
+**The rules** stand in ``ratings.sql``, in SQL that Spark runs too:
+
+- A row with an empty id, or a rating that is not a finite number, is malformed: skipped, counted and shown.
+- Of several ratings of one video by one customer the latest counts, by ``review_date`` (ISO 8601 or a number).
+  Of one date the highest counts, of those without a date the one furthest down in the file.
+- Customers and videos with too few ratings are dropped in one pass: both are counted before anything is.
+- Customers and videos are numbered from 0: most kept ratings first, then by id.
+- A rating belongs to train, validate or test by the first digits of ``md5(customer_id|product_id|seed)``.
+  Training rows are in the random order of the digits after them, for SageMaker trains in the order of the file;
+  the others are ordered by customer, then video.
+
+So the result does not depend on the order of equal rows, on the engine or on its threads.  The work is done by
+DuckDB within a memory limit, on a database in a temporary folder that goes when the `Reviews` go.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lib import review_files
+from lib.errors import DataError, ParameterError
+from lib.files import atomically
+
+if TYPE_CHECKING:
+    import duckdb
+
+QUANTILES = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 1)
+"""Where the long tail is looked at: mostly at its ends."""
+
+PARTS = ("train", "validate", "test")
+
+_EXAMPLES_A_CAUSE = 3
+_SPLIT_DIGITS = 8
+_RATING_COLUMNS = "customer, video, star_rating, customer_id, product_id"
+_VARIETY = """
+    SELECT count(*), count(DISTINCT customer_id), count(DISTINCT product_id), min(star_rating), max(star_rating)
+    FROM {table}
+"""
+
+
+def read(
+    path: str | Path,
+    *,
+    memory_limit: str = "1GB",
+    threads: int | None = None,
+    temp_directory: str | Path | None = None,
+) -> Reviews:
+    """Read a file of reviews, skip malformed rows and drop repeated ratings.
+
+    Parameters
+    ----------
+    path : str or Path
+        A local ``.tsv``, ``.tsv.gz``, ``.csv``, ``.csv.gz`` or ``.parquet`` file with a header and the columns
+        ``customer_id``, ``product_id``, ``star_rating`` and, if it has them, ``product_title`` and
+        ``review_date``; other columns are ignored.
+    memory_limit : str
+        What DuckDB may hold in memory, such as ``"1GB"``; beyond it, it works on disk.
+    threads : int, optional
+        Threads DuckDB uses; by default as many as there are cores.
+    temp_directory : str or Path, optional
+        Where the temporary folder is made; by default the system's place for such.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty, damaged or not what its name says, has no header or lacks a column, or
+        more than half of its rows are malformed.
+    ParameterError
+        If the memory limit or the number of threads is not one.
+    """
+    path, columns = review_files.check(path)
+    return Reviews(path, columns, _Engine(memory_limit, threads, temp_directory))
+
+
+class Reviews:
+    """The clean ratings of a file, one for each customer and video.  Made by `read`.
+
+    It is a context manager; without ``with`` it cleans up when it is garbage-collected or Python ends.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    rows : int
+        Its rows, malformed ones included, the header and blank lines not.
+    skipped : DataFrame
+        Malformed rows by cause: ``cause``, ``rows``.
+    examples : DataFrame
+        A few of them for each cause: ``line`` (of the text file, the header is 1; null where not known),
+        ``cause``, ``content``.
+    duplicates : int
+        Rows dropped because the customer has rated the video in another row too.
+    undated : int
+        Well-formed rows without a usable date, in a file that has the column ``review_date``.
+    ratings, customers, videos : int
+        What is there after that.
+    """
+
+    def __init__(self, path: Path, columns: list[str], engine: _Engine) -> None:
+        self.path = path
+        self._engine = engine
+        self._kept: Kept | None = None
+        with engine.working(f"reading {path}"):
+            review_files.load(engine.connection, path, columns, engine.folder)
+            engine.make("checked", stored=False)
+            self._count_rows("review_date" in columns)
+            engine.make("ratings")
+            engine.make("titles")
+            engine.run("DROP VIEW checked; DROP VIEW raw; DROP TABLE file_rows")
+            self._variety = engine.row(_VARIETY.format(table="ratings"))
+        self.ratings, self.customers, self.videos = self._variety[:3]
+        self.duplicates = self.rows - int(self.skipped["rows"].sum()) - self.ratings
+
+    def _count_rows(self, dated: bool) -> None:
+        engine = self._engine
+        self.skipped = engine.frame(
+            """
+            SELECT cause, count(*) AS rows FROM (
+                SELECT cause FROM broken UNION ALL SELECT problem FROM checked WHERE problem IS NOT NULL
+            ) GROUP BY cause ORDER BY rows DESC, cause
+            """
+        )
+        malformed = int(self.skipped["rows"].sum())
+        well_formed, undated = engine.row(
+            "SELECT count(*), count(*) FILTER (review_day IS NULL AND review_second IS NULL) FROM checked "
+            "WHERE problem IS NULL"
+        )
+        self.undated: int = undated if dated else 0
+        self.rows: int = well_formed + malformed
+        if not self.rows:
+            raise DataError(f"{self.path} has a header but no rows.", hint="Give a file with reviews.")
+        self.examples = self._examples() if malformed else pd.DataFrame(columns=["line", "cause", "content"])
+        if 2 * malformed > self.rows:
+            first = self.examples.sort_values("line").iloc[0]
+            raise DataError(
+                f"{malformed:,} of {self.rows:,} rows of {self.path} are malformed, the first one "
+                f"({first['cause']}): {first['content'][:100]!r}.",
+                hint="Is it the right file, and is its name right (.tsv: tabs, .csv: commas)?",
+            )
+
+    def _examples(self) -> pd.DataFrame:
+        known_line = "checked.line + 2 + (SELECT count(*) FROM rejected WHERE rows_before <= checked.line)"
+        is_lines = self.path.name.lower().endswith((".tsv", ".tsv.gz"))
+        fields = review_files.REQUIRED + review_files.OPTIONAL
+        return self._engine.frame(
+            f"""
+            WITH malformed AS (
+                SELECT line, cause, content FROM broken
+                UNION ALL
+                SELECT {known_line if is_lines else "NULL"}, problem, concat_ws(' ', {
+                ", ".join(f"'{name}=' || coalesce(file_rows.{name}, '')" for name in fields)
+            })
+                FROM checked JOIN file_rows ON file_rows.rowid = checked.line
+                WHERE problem IS NOT NULL
+            )
+            SELECT line, cause, content[:200] AS content FROM malformed
+            QUALIFY row_number() OVER (PARTITION BY cause ORDER BY line, content) <= {_EXAMPLES_A_CAUSE}
+            ORDER BY line, cause, content
+            """
+        ).astype({"line": "Int64"})
+
+    def summary(self) -> pd.DataFrame:
+        """Return what was read and what is left of it: one row a kind, column ``count``."""
+        counts = {
+            "rows in the file": self.rows,
+            "malformed rows, skipped": int(self.skipped["rows"].sum()),
+            "repeated ratings, dropped": self.duplicates,
+            "rows without a usable date": self.undated,
+            "ratings": self.ratings,
+            "customers": self.customers,
+            "videos": self.videos,
+        }
+        return pd.DataFrame({"count": counts})
+
+    def quantiles(
+        self, by: Literal["customer_id", "product_id"], at: Sequence[float] = QUANTILES
+    ) -> pd.DataFrame:
+        """Return how many ratings a customer, or a video, has: the long tail in numbers.
+
+        Parameters
+        ----------
+        by : {"customer_id", "product_id"}
+            Of whom.
+        at : sequence of float
+            Quantiles between 0 and 1; between two counts the value is interpolated linearly.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by ``quantile``; one column, ``ratings per customer`` or ``ratings per video``.
+        """
+        names = {"customer_id": "ratings per customer", "product_id": "ratings per video"}
+        if by not in names:
+            raise ParameterError(f"Quantiles are by customer_id or product_id, not {by!r}.")
+        tally = self._engine.frame(
+            f"""
+            SELECT ratings, count(*) AS times FROM (SELECT count(*) AS ratings FROM ratings GROUP BY {by})
+            GROUP BY ratings ORDER BY ratings
+            """
+        )
+        counts = np.repeat(tally["ratings"].to_numpy(), tally["times"].to_numpy())
+        index = pd.Index(list(at), name="quantile", dtype=float)
+        return pd.DataFrame({names[by]: np.quantile(counts, index)}, index=index)
+
+    def star_counts(self) -> pd.DataFrame:
+        """Return how often each rating was given: indexed by ``star_rating``, ascending, column ``ratings``."""
+        return self._engine.frame(
+            "SELECT star_rating, count(*) AS ratings FROM ratings GROUP BY star_rating ORDER BY star_rating"
+        ).set_index("star_rating")
+
+    def keep(self, min_customer_ratings: int = 5, min_video_ratings: int = 10) -> Kept:
+        """Keep customers and videos that have enough ratings, and number them.
+
+        Parameters
+        ----------
+        min_customer_ratings, min_video_ratings : int
+            The least number of ratings, counted on all of them before anything is dropped.  So what is kept
+            may have fewer in the end.
+
+        Raises
+        ------
+        DataError
+            If nothing is left, or only one customer or one video, or all ratings are equal.
+        ParameterError
+            If a minimum is below 1.
+        """
+        for name, value in (
+            ("min_customer_ratings", min_customer_ratings),
+            ("min_video_ratings", min_video_ratings),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ParameterError(f"{name} must be a whole number from 1, not {value!r}.")
+        _require_variety(self._variety, f"in {self.path}")
+        self._kept = None
+        with self._engine.working("filtering the ratings"):
+            self._engine.run(
+                f"""
+                CREATE OR REPLACE TABLE limits AS SELECT
+                    {min_customer_ratings} AS min_customer_ratings, {min_video_ratings} AS min_video_ratings
+                """
+            )
+            for name in ("kept", "customer_numbers", "video_numbers"):
+                self._engine.make(name)
+            variety = self._engine.row(_VARIETY.format(table="kept"))
+        filters = f"with at least {min_customer_ratings} ratings a customer and {min_video_ratings} a video"
+        _require_variety(variety, filters)
+        self._kept = Kept(self, *variety[:3])
+        return self._kept
+
+    def close(self) -> None:
+        """Delete the temporary database.  What was made from it by `keep` and `split` can no longer be used."""
+        self._engine.close()
+
+    def __enter__(self) -> Reviews:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@dataclass(eq=False)
+class Kept:
+    """Ratings of the customers and videos that have enough of them.  Made by `Reviews.keep`.
+
+    Attributes
+    ----------
+    reviews : Reviews
+        Where they come from; a later `Reviews.keep` takes this object's place.
+    ratings, customers, videos : int
+        How many there are.
+    """
+
+    reviews: Reviews
+    ratings: int
+    customers: int
+    videos: int
+    _parts: Parts | None = field(default=None, init=False, repr=False)
+
+    def summary(self) -> pd.DataFrame:
+        """Return what was kept: rows ``all`` and ``kept``, columns ratings, customers, videos and density.
+
+        The density is the share of all pairs of a customer and a video that have a rating.
+        """
+        rows = [(held.ratings, held.customers, held.videos) for held in (self.reviews, self)]
+        frame = pd.DataFrame(rows, index=["all", "kept"], columns=["ratings", "customers", "videos"])
+        return frame.assign(density=frame["ratings"] / (frame["customers"] * frame["videos"]))
+
+    def split(self, seed: int = 0, fractions: Sequence[float] = (0.6, 0.2, 0.2)) -> Parts:
+        """Split the ratings at random into train, validate and test.
+
+        Parameters
+        ----------
+        seed : int
+            Another seed gives another split.
+        fractions : three floats
+            The shares of train, validate and test; they add up to 1.
+
+        Raises
+        ------
+        DataError
+            If a part is left without a rating.
+        ParameterError
+            If the fractions are not three positive numbers that add up to 1.
+        """
+        self._require_current()
+        train_below, validate_below = _thresholds(fractions)
+        engine = self.reviews._engine
+        self._parts = None
+        with engine.working("splitting the ratings"):
+            engine.run(
+                f"""
+                CREATE OR REPLACE TABLE split AS SELECT
+                    '{int(seed)}' AS seed, '{train_below}' AS train_below, '{validate_below}' AS validate_below
+                """
+            )
+            for name in ("parts", "customers", "videos"):
+                engine.make(name)
+            counts = engine.frame(
+                """
+                SELECT part, count(*) AS ratings, count(DISTINCT customer) AS customers,
+                    count(DISTINCT video) AS videos
+                FROM parts GROUP BY part
+                """
+            )
+            cold = engine.row(
+                "SELECT (SELECT count(*) FROM customers WHERE train_ratings = 0), "
+                "(SELECT count(*) FROM videos WHERE train_ratings = 0)"
+            )
+        counts = counts.set_index("part").reindex(list(PARTS), fill_value=0)
+        for part in PARTS:
+            if not counts.at[part, "ratings"]:
+                raise DataError(
+                    f"The split leaves no rating for {part}: there are only {self.ratings:,} ratings.",
+                    hint="Give more reviews, or lower min_customer_ratings and min_video_ratings.",
+                )
+        without = pd.Series(cold, index=["customers", "videos"], name="without training rows")
+        self._parts = Parts(self, counts, without)
+        return self._parts
+
+    def _require_current(self) -> None:
+        if self.reviews._kept is not self:
+            raise DataError(
+                "A later keep() has taken the place of these ratings.", hint="Use what it returned."
+            )
+
+
+@dataclass(eq=False)
+class Parts:
+    """The split ratings.  Made by `Kept.split`.
+
+    Attributes
+    ----------
+    kept : Kept
+        What was split; a later `Kept.split` takes this object's place.
+    counts : DataFrame
+        Indexed by part; columns ``ratings``, ``customers``, ``videos``: how many are in it.
+    without_training : Series
+        ``customers`` and ``videos`` that have no training row: a model knows nothing of them.
+    """
+
+    kept: Kept
+    counts: pd.DataFrame
+    without_training: pd.Series
+
+    def write(self, folder: str | Path) -> dict[str, Path]:
+        """Write the parts and the tables of customers and videos as Parquet files, all or none.
+
+        ``train.parquet``, ``validate.parquet`` and ``test.parquet`` have the columns customer and video (int32),
+        star_rating (float32), customer_id and product_id (text); ``customers.parquet`` customer, customer_id,
+        ratings, train_ratings; ``videos.parquet`` video, product_id, product_title, ratings, train_ratings.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where; it is made if need be, and files of these names are replaced.
+
+        Returns
+        -------
+        dict
+            The path of each: ``train``, ``validate``, ``test``, ``customers``, ``videos``.
+        """
+        self.kept._require_current()
+        if self.kept._parts is not self:
+            raise DataError(
+                "A later split() has taken the place of these parts.", hint="Use what it returned."
+            )
+        engine = self.kept.reviews._engine
+        queries = {
+            part: f"SELECT {_RATING_COLUMNS} FROM parts WHERE part = '{part}' "
+            f"ORDER BY {'random_order, ' if part == 'train' else ''}customer, video"
+            for part in PARTS
+        }
+        queries["customers"] = "FROM customers ORDER BY customer"
+        queries["videos"] = "FROM videos ORDER BY video"
+        paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
+        with engine.working(f"writing to {folder}"), ExitStack() as files:
+            for name, query in queries.items():
+                partial = str(files.enter_context(atomically(paths[name]))).replace("'", "''")
+                engine.run(f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd)")
+        return paths
+
+
+class _Engine:
+    """A DuckDB database in a temporary folder, and the statements of ``ratings.sql``."""
+
+    def __init__(self, memory_limit: str, threads: int | None, temp_directory: str | Path | None) -> None:
+        import duckdb
+
+        self.memory_limit = memory_limit
+        if threads is not None and threads < 1:
+            raise ParameterError(f"threads must be a whole number from 1, not {threads!r}.")
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="reelbook-", dir=temp_directory))
+        except OSError as error:
+            raise DataError(
+                f"A temporary folder cannot be made in {temp_directory or tempfile.gettempdir()}: {error.strerror}.",
+                hint="Choose another temp_directory.",
+            ) from error
+        config: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": str(self.folder / "spill")}
+        if threads is not None:
+            config["threads"] = int(threads)
+        try:
+            self.connection = duckdb.connect(str(self.folder / "ratings.duckdb"), config=config)
+        except duckdb.Error as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise ParameterError(
+                f"memory_limit {memory_limit!r} is not a size.", hint="Write it like 1GB."
+            ) from error
+        self.close = weakref.finalize(self, _close, self.connection, self.folder)
+
+    def run(self, sql: str) -> None:
+        self.connection.execute(sql)
+
+    def frame(self, sql: str) -> pd.DataFrame:
+        with self.working("counting"):
+            frame: pd.DataFrame = self.connection.execute(sql).df()
+        return frame
+
+    def row(self, sql: str) -> tuple[Any, ...]:
+        """Return the one row of a query."""
+        with self.working("counting"):
+            (row,) = self.connection.execute(sql).fetchall()
+        return tuple(row)
+
+    def make(self, name: str, stored: bool = True) -> None:
+        """Make a view of ``ratings.sql``, as a table so that it is computed once, unless told otherwise."""
+        self.run(f"CREATE OR REPLACE {'TABLE' if stored else 'VIEW'} {name} AS {_statements()[name]}")
+
+    @contextmanager
+    def working(self, doing: str) -> Iterator[None]:
+        """Turn what DuckDB or the disk refuses into one sentence."""
+        import duckdb
+
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise DataError(
+                f"The memory limit of {self.memory_limit} is too small for {doing}.",
+                hint="Give a greater memory_limit, or room on the disk of temp_directory.",
+            ) from error
+        except (duckdb.IOException, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise DataError(
+                f"The disk refused {doing}: {reason}.", hint="Free some space, or choose another folder."
+            ) from error
+        except duckdb.ConnectionException as error:
+            raise DataError("These reviews are closed.", hint="Read the file again.") from error
+
+
+def _close(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    connection.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_variety(variety: tuple[Any, ...], where: str) -> None:
+    """Refuse ratings that nothing can be learned from."""
+    ratings, customers, videos, lowest, highest = variety
+    fewer = "Give more reviews, or lower min_customer_ratings and min_video_ratings."
+    if not ratings:
+        raise DataError(f"No rating is left {where}.", hint=fewer)
+    if customers == 1 or videos == 1:
+        what = "customer" if customers == 1 else "video"
+        raise DataError(f"There is only one {what} {where}: a recommender needs at least two.", hint=fewer)
+    if lowest == highest:
+        raise DataError(
+            f"All {ratings:,} ratings {where} are equal ({lowest:g}): there is nothing to predict.",
+            hint="Is star_rating the right column?",
+        )
+
+
+@cache
+def _statements() -> dict[str, str]:
+    """Return the query of each view in ``ratings.sql``."""
+    text = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    return dict(
+        re.findall(r"^CREATE OR REPLACE TEMPORARY VIEW (\w+) AS\n(.*?);$", text, re.DOTALL | re.MULTILINE)
+    )
+
+
+def _thresholds(fractions: Sequence[float]) -> tuple[str, str]:
+    """Return below which hexadecimal digits a digest falls into train, and into train or validate."""
+    shares = [float(share) for share in fractions]
+    if (
+        len(shares) != len(PARTS)
+        or not all(share > 0 for share in shares)
+        or not math.isclose(sum(shares), 1)
+    ):
+        raise ParameterError(
+            f"The fractions of train, validate and test are three positive numbers that add up to 1, not {shares}."
+        )
+    size = 16**_SPLIT_DIGITS
+    limits = (round(shares[0] * size), round((shares[0] + shares[1]) * size))
+    train_below, validate_below = (f"{min(limit, size - 1):0{_SPLIT_DIGITS}x}" for limit in limits)
+    return train_below, validate_below

@@ -1,0 +1,303 @@
+"""What a model recommends: the top and the bottom of a customer's list, similar videos, two customers compared.
+
+A Factorization Machine over one-hot customers and videos has few terms left for one customer u and one video i ::
+
+    score(u, i) = w0 + w_u + w_i + ⟨v_u, v_i⟩
+
+so all videos are scored by one product of a matrix and a vector: the nearest-neighbour search of
+``(v_i, w_i)`` to ``(v_u, 1)`` that people build on SageMaker's artifact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from lib.errors import DataError, ModelError, ParameterError, did_you_mean
+
+
+class FactorizationMachine(Protocol):
+    """What is needed of a model; `lib.fm.Model` is one."""
+
+    @property
+    def bias(self) -> float:
+        """The constant term w0."""
+
+    @property
+    def linear(self) -> np.ndarray:
+        """One weight a feature, float32, shape (d,)."""
+
+    @property
+    def factors(self) -> np.ndarray:
+        """One vector a feature, float32, shape (d, k)."""
+
+    @property
+    def predictor_type(self) -> str:
+        """``regressor`` or ``binary_classifier``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two customers side by side.  Made by `Recommender.compare`.
+
+    Attributes
+    ----------
+    table : DataFrame
+        A row a rank, from 1; for each customer the title and the score, and whether the other's list has it too.
+    shared : list of str
+        Titles that stand in both lists, in the order of the first.
+    correlation : float
+        Of the two customers' scores over all videos considered; NaN if one of them scores all alike.
+    scores : DataFrame
+        A row a video; columns ``title`` and one a customer, named by the customer's id.
+    """
+
+    table: pd.DataFrame
+    shared: list[str]
+    correlation: float
+    scores: pd.DataFrame
+
+
+class Recommender:
+    """Scores videos for customers.
+
+    Parameters
+    ----------
+    model : FactorizationMachine
+        Features are one-hot customers, then videos: d = number of customers + number of videos.
+    customers : DataFrame
+        Columns ``customer`` (0-based, all of them), ``customer_id``.
+    videos : DataFrame
+        Columns ``video`` (0-based, all of them), ``product_id``, and if there are any ``product_title`` and
+        ``ratings``.
+    ratings : DataFrame, optional
+        What customers have rated: columns ``customer``, ``video``.
+    min_ratings : int
+        Leave out videos with fewer ratings: of those a model knows little.  Needs ``ratings`` in ``videos``.
+
+    Raises
+    ------
+    ModelError
+        If the model has another number of features.
+    DataError
+        If a table lacks a column, or its numbers are not 0, 1, 2 and so on.
+    """
+
+    def __init__(
+        self,
+        model: FactorizationMachine,
+        customers: pd.DataFrame,
+        videos: pd.DataFrame,
+        ratings: pd.DataFrame | None = None,
+        *,
+        min_ratings: int = 0,
+    ) -> None:
+        customers = _numbered(customers, "customer", ["customer_id"])
+        videos = _numbered(videos, "video", ["product_id"])
+        if len(model.linear) != len(customers) + len(videos):
+            raise ModelError(
+                f"The model has {len(model.linear):,} features, but there are {len(customers):,} customers "
+                f"and {len(videos):,} videos.",
+                hint="Take the model and the tables of the same run.",
+            )
+        self._customer_ids = customers["customer_id"].astype(str)
+        self._product_ids = videos["product_id"].astype(str)
+        self._titles = videos.get("product_title", self._product_ids)
+        self._ratings = videos.get("ratings")
+        self._seen = (
+            None
+            if ratings is None
+            else ratings[["customer", "video"]].set_index("customer")["video"].sort_index()
+        )
+        self._considered = np.ones(len(videos), bool)
+        if min_ratings > 0:
+            if self._ratings is None:
+                raise DataError("The table of videos has no column ratings, which min_ratings needs.")
+            self._considered = self._ratings.to_numpy() >= min_ratings
+            if not self._considered.any():
+                raise DataError(f"No video has {min_ratings} or more ratings.", hint="Lower min_ratings.")
+        customer_count = len(customers)
+        linear, factors = np.asarray(model.linear), np.asarray(model.factors)
+        self._bias = model.bias
+        self._customer_weights, self._video_weights = linear[:customer_count], linear[customer_count:]
+        self._customer_factors, self._video_factors = factors[:customer_count], factors[customer_count:]
+        self._is_classifier = model.predictor_type == "binary_classifier"
+
+    def scores(self, customer: str | int) -> np.ndarray:
+        """Return the model's prediction for one customer and every video, float32, shape (videos,).
+
+        Parameters
+        ----------
+        customer : str or int
+            The customer's id (text), or 0-based number.
+
+        Raises
+        ------
+        DataError
+            If there is no such customer.
+        """
+        number = self._customer(customer)
+        outputs = (
+            np.float32(self._bias)
+            + self._customer_weights[number]
+            + self._video_weights
+            + self._video_factors @ self._customer_factors[number]
+        )
+        if not self._is_classifier:
+            return outputs
+        small = np.exp(-np.abs(outputs))  # the logistic function, without overflow
+        return np.where(outputs >= 0, 1, small) / (1 + small)
+
+    def top(
+        self, customer: str | int, n: int = 10, seen: Literal["exclude", "include"] = "exclude"
+    ) -> pd.DataFrame:
+        """Return the videos with the highest scores.
+
+        Parameters
+        ----------
+        customer : str or int
+            The customer's id (text), or 0-based number.
+        n : int
+            How many.
+        seen : {"exclude", "include"}
+            Whether to leave out what the customer has rated.
+
+        Returns
+        -------
+        DataFrame
+            Indexed by ``rank`` from 1; columns ``title``, ``product_id``, ``score`` and ``ratings`` (how many
+            the video has, if known).  Equal scores are in the order of the video's number.
+        """
+        return self._ranked(self.scores(customer), n, self._candidates(customer, seen))
+
+    def bottom(
+        self, customer: str | int, n: int = 10, seen: Literal["exclude", "include"] = "exclude"
+    ) -> pd.DataFrame:
+        """Return the videos with the lowest scores, the lowest first; otherwise like `top`."""
+        return self._ranked(self.scores(customer), n, self._candidates(customer, seen), ascending=True)
+
+    def similar(self, video: str | int, n: int = 10) -> pd.DataFrame:
+        """Return the videos whose factors point most nearly in the same direction: liked by the same customers.
+
+        Parameters
+        ----------
+        video : str or int
+            The video's product id (text), or 0-based number.
+        n : int
+            How many.
+
+        Returns
+        -------
+        DataFrame
+            Like that of `top`; ``score`` is the cosine of the factors, from -1 to 1.
+
+        Raises
+        ------
+        DataError
+            If there is no such video.
+        """
+        number = _position(video, self._product_ids, "video", "product_id")
+        lengths = np.linalg.norm(self._video_factors, axis=1)
+        products = self._video_factors @ self._video_factors[number]
+        cosines = products / np.maximum(lengths * lengths[number], np.finfo(np.float32).tiny)
+        others = self._considered & (np.arange(len(cosines)) != number)
+        return self._ranked(np.clip(cosines, -1, 1), n, others)
+
+    def compare(self, customer_a: str | int, customer_b: str | int, n: int = 10) -> Comparison:
+        """Compare the top videos of two customers, whether they have rated them or not.
+
+        Parameters
+        ----------
+        customer_a, customer_b : str or int
+            The customers' ids (text), or 0-based numbers.
+        n : int
+            The length of the two lists.
+        """
+        numbers = self._customer(customer_a), self._customer(customer_b)
+        if numbers[0] == numbers[1]:
+            raise DataError("A customer cannot be compared with oneself.", hint="Give two customers.")
+        ids = [self._customer_ids.iloc[number] for number in numbers]
+        scores = [self.scores(number) for number in numbers]
+        tops = [self._ranked(score, n, self._considered) for score in scores]
+        columns = {}
+        for (one, top), other in zip(zip(ids, tops, strict=True), reversed(tops), strict=True):
+            columns[one] = top[["title", "score"]].assign(shared=top["product_id"].isin(other["product_id"]))
+        both = tops[0]["product_id"].isin(tops[1]["product_id"])
+        considered = [score[self._considered] for score in scores]
+        varied = all(np.ptp(score) > 0 for score in considered)
+        return Comparison(
+            table=pd.concat(columns, axis=1),
+            shared=list(tops[0]["title"][both]),
+            correlation=float(np.corrcoef(considered)[0, 1]) if varied else float("nan"),
+            scores=pd.DataFrame(
+                {"title": self._titles[self._considered], **dict(zip(ids, considered, strict=True))}
+            ).reset_index(drop=True),
+        )
+
+    def _customer(self, customer: str | int) -> int:
+        return _position(customer, self._customer_ids, "customer", "customer_id")
+
+    def _candidates(self, customer: str | int, seen: str) -> np.ndarray:
+        if seen not in ("exclude", "include"):
+            raise ParameterError(f"seen is exclude or include, not {seen!r}.")
+        number = self._customer(customer)
+        if seen == "include" or self._seen is None or number not in self._seen.index:
+            return self._considered
+        candidates = self._considered.copy()
+        candidates[self._seen.loc[[number]].to_numpy()] = False
+        return candidates
+
+    def _ranked(
+        self, scores: np.ndarray, n: int, candidates: np.ndarray, ascending: bool = False
+    ) -> pd.DataFrame:
+        if n < 1:
+            raise ParameterError(f"A list has at least one video, not {n}.")
+        numbers = np.flatnonzero(candidates)
+        order = np.argsort(scores[numbers] if ascending else -scores[numbers], kind="stable")[:n]
+        chosen = numbers[order]
+        frame = pd.DataFrame(
+            {
+                "title": self._titles.to_numpy()[chosen],
+                "product_id": self._product_ids.to_numpy()[chosen],
+                "score": scores[chosen],
+            },
+            index=pd.RangeIndex(1, len(chosen) + 1, name="rank"),
+        )
+        return frame if self._ratings is None else frame.assign(ratings=self._ratings.to_numpy()[chosen])
+
+
+def _numbered(frame: pd.DataFrame, number: str, columns: list[str]) -> pd.DataFrame:
+    """Return a table in the order of its 0-based numbers."""
+    for name in [number, *columns]:
+        if name not in frame.columns:
+            raise DataError(
+                f"The table of {number}s has no column {name}; it has {', '.join(map(str, frame.columns))}."
+            )
+    frame = frame.sort_values(number, ignore_index=True)
+    if not np.array_equal(frame[number], np.arange(len(frame))) or frame.empty:
+        raise DataError(
+            f"The column {number} must hold every number from 0 once.", hint="Take the whole table."
+        )
+    return frame
+
+
+def _position(wanted: str | int, ids: pd.Series, what: str, column: str) -> int:
+    """Return the 0-based number of a customer or a video given by number or id."""
+    if isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool):
+        if 0 <= wanted < len(ids):
+            return int(wanted)
+        raise DataError(
+            f"There is no {what} number {wanted}: the {len(ids):,} {what}s are numbered from 0.",
+            hint=f"Give a {column} as text.",
+        )
+    found = np.flatnonzero((ids == wanted).to_numpy())
+    if len(found):
+        return int(found[0])
+    guess = did_you_mean(str(wanted), ids.head(100_000).tolist())
+    raise DataError(
+        f"There is no {what} with the {column} {wanted!r} among the {len(ids):,} that were kept.",
+        hint=guess[:1].upper() + guess[1:] if guess else f"Known are {', '.join(ids.head(3))} and so on.",
+    )

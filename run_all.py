@@ -1,0 +1,217 @@
+"""The command: run the workflow, look after the local AWS, open JupyterLab.
+
+    run_all.py                            run everything with parameters/local.yaml
+    run_all.py -f FILE -p NAME VALUE      with other parameters
+    run_all.py --from STAGE               go on with the last run
+    run_all.py local start|status|stop|reset
+    run_all.py lab
+
+This file is also started by Pythons that cannot run Reelbook, in order to say so: it must parse on Python 3.6,
+and imports what is not in the standard library only after the check.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_PYTHON = (3, 11)
+FAILED, WRONG_USE = 1, 2
+
+
+def main(arguments=None, workflow=None):
+    """Carry out one command.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        The command line without the program's name.
+    workflow : lib.plan.Workflow, optional
+        Another workflow than Reelbook's own.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done, 1 a stage failed, 2 wrong use, 128 + N stopped by signal N.
+    """
+    problem = environment_problem()
+    if problem:
+        print("run_all.py: " + problem, file=sys.stderr)
+        return WRONG_USE
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    sys.path.insert(0, str(ROOT))
+    from lib.errors import ContractError, ParameterError, ReelbookError
+
+    commands = {"local": local, "lab": lab}
+    name = arguments[0] if arguments and arguments[0] in commands else "run"
+    try:
+        if name == "run":
+            return run(arguments[1:] if arguments[:1] == ["run"] else arguments, workflow)
+        return commands[name](arguments[1:])
+    except ReelbookError as error:
+        print("run_all.py: error: " + str(error), file=sys.stderr)
+        return WRONG_USE if isinstance(error, (ParameterError, ContractError)) else FAILED
+    except KeyboardInterrupt:
+        print("run_all.py: interrupted", file=sys.stderr)
+        return 130
+
+
+def environment_problem():
+    """Return one sentence on why this Python cannot run Reelbook, or an empty string."""
+    start = "start it with `make run`, or with .venv/bin/python run_all.py"
+    if sys.version_info < OLDEST_PYTHON:
+        version = ".".join(str(number) for number in sys.version_info[:2])
+        return "Reelbook needs Python 3.11 or newer and this is {}; {}.".format(version, start)  # noqa: UP032
+    from importlib.util import find_spec
+
+    missing = [
+        name for name in ("papermill", "scrapbook", "pydantic", "yaml", "tqdm") if find_spec(name) is None
+    ]
+    if missing:
+        return "{} is not installed for {}; {}.".format(missing[0], sys.executable, start)  # noqa: UP032
+    return ""
+
+
+def run(arguments, workflow):
+    """Run the workflow, or a part of it."""
+    options = run_parser().parse_args(arguments)
+    from lib import console, plan
+
+    request = plan.Request(
+        parameters_file=options.file,
+        command_line=[tuple(pair) for pair in options.parameter],
+        run_id=options.run_id,
+        start=options.start,
+        stop=options.stop,
+        only=options.only,
+        command=shlex.join(["run_all.py", *arguments]),
+    )
+    planned = plan.make(workflow or plan.Workflow(), request)
+    if options.dry_run:
+        print(console.plan_text(planned))
+        return 0
+
+    from lib import runner
+
+    status = 0
+    try:
+        record = runner.run(planned, look_ahead=options.look_ahead, cell_seconds=options.cell_seconds)
+    except runner.Interrupted as stop:
+        record = stop.run
+        status = 128 + stop.signal_number
+    return show(record, status, planned)
+
+
+def show(record, status, planned):
+    """Print the summary of a run and, where it failed, one screen about it; return the exit status."""
+    from lib import console, records, runner
+
+    report = runner.write_report(planned.folder)
+    print(console.summary(record))
+    if report is not None:
+        print("report: " + records.shown(report))
+    names = {stage.name for stage in planned.selected}
+    ended_badly = [stage for stage in record.stages if stage.name in names and stage.error is not None]
+    if ended_badly:
+        print("\n" + console.failure_text(ended_badly[0]), file=sys.stderr)
+    return status or (FAILED if record.status == "failed" else 0)
+
+
+def run_parser():
+    """Return the parser of ``run_all.py run``."""
+    parser = argparse.ArgumentParser(
+        prog="run_all.py",
+        description="Run the workflow, one notebook a stage, into outputs/RUN/.",
+        epilog="Other commands: run_all.py local start|status|stop|reset, and run_all.py lab.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-f", dest="file", metavar="FILE", type=Path, help="parameter file (default: parameters/local.yaml)")
+    add(
+        "-p",
+        dest="parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter; VALUE is YAML, and NAME.KEY sets one key of a mapping (repeatable)",
+    )
+    add("--run-id", metavar="ID", help="name of the run (default: the UTC time)")
+    add(
+        "--from", dest="start", metavar="STAGE", help="go on with a run at this stage (default: the last run)"
+    )
+    add("--to", dest="stop", metavar="STAGE", help="end after this stage")
+    add("--only", metavar="STAGE", help="run one stage of a run (default: the last run)")
+    add("--dry-run", action="store_true", help="show what would run with which values, and start nothing")
+    add(
+        "--cell-seconds",
+        type=positive,
+        metavar="N",
+        help="how long one cell may run (default: as long as it likes)",
+    )
+    add(
+        "--look-ahead",
+        type=natural,
+        metavar="N",
+        default=2,
+        help="how many kernels to start ahead (default: 2)",
+    )
+    return parser
+
+
+def natural(text):
+    """Return a whole number of 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def positive(text):
+    """Return a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def local(arguments):
+    """Look after the local AWS."""
+    parser = argparse.ArgumentParser(prog="run_all.py local", description="Look after the local AWS.")
+    parser.add_argument("action", choices=["start", "status", "stop", "reset"])
+    action = parser.parse_args(arguments).action
+    from lib import local as local_aws
+
+    answer = getattr(local_aws, action)()
+    if answer is not None:
+        print(answer)
+    return 0
+
+
+def lab(arguments):
+    """Open the notebooks in JupyterLab, on this machine only; further arguments go to JupyterLab."""
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.root_dir=" + str(ROOT),
+        "--LabApp.default_url=/lab/tree/notebooks",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    paths = [str(ROOT)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
+    os.chdir(str(ROOT))
+    if os.name == "posix":
+        os.execve(sys.executable, command + arguments, environment)
+    return subprocess.call(command + arguments, env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
