@@ -165,7 +165,8 @@ def _correct(notebook: Any, failing: int | None, failure: StageFailure) -> None:
     """Take back what the saved notebook wrongly claims, and mark the failure for a reader."""
     for cell in notebook.cells:
         state = cell.metadata.setdefault("papermill", {})
-        if not state.get("start_time"):
+        skipped = cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None
+        if skipped or not state.get("start_time"):
             state.update(exception=None, start_time=None, end_time=None, duration=None, status="pending")
     if failing is not None:
         notebook.cells[failing].metadata["papermill"].update(exception=True, status="failed")
@@ -174,7 +175,9 @@ def _correct(notebook: Any, failing: int | None, failure: StageFailure) -> None:
     what = "was interrupted" if failure.kind == "Interrupted" else "failed"
     reason = html.escape(failure.message.splitlines()[0])
     if failing is not None:
-        notebook.cells.insert(failing, _marker(f"**This stage {what} here**; no cell below has run.", "here"))
+        later = [cell for cell in notebook.cells[failing + 1 :] if cell.get("execution_count") is not None]
+        consequence = "" if later else "; no cell below has run"
+        notebook.cells.insert(failing, _marker(f"**This stage {what} here**{consequence}.", "here"))
     notebook.cells.insert(0, _marker(f"**This stage {what}{where}.** {failure.kind}: {reason}", "top"))
 
 

@@ -10,6 +10,7 @@ video's.  Columns are customers first, then videos::
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from lib.files import atomically
 
 TRAIN_NAME = "train.pbr"
 ROWS_PER_PART = 10_000
+PART_NAME = re.compile(r"/part-\d{5,}\.pbr$")
 
 
 def design_matrix(customer: Any, video: Any, customers: int, videos: int) -> sp.csr_matrix:
@@ -168,7 +170,8 @@ def write_channel(X: Any, y: Any, uri: str, *, name: str = TRAIN_NAME, progress:
 def write_parts(X: Any, uri: str, rows: int = ROWS_PER_PART, *, progress: bool = True) -> int:
     """Store a matrix without labels in parts, as the input of a batch transform job.
 
-    One part at a time is on this machine's disk.
+    One part at a time is on this machine's disk.  Parts of an earlier attempt that this one does not
+    replace are deleted, as a job would take them too.
 
     Parameters
     ----------
@@ -198,11 +201,15 @@ def write_parts(X: Any, uri: str, rows: int = ROWS_PER_PART, *, progress: bool =
     from lib import storage
 
     parts = _count_parts(X, rows)
+    uris = set()
     with tempfile.TemporaryDirectory(prefix="reelbook-") as folder:
         files = write_part_files(folder, X, rows)
         for path in tqdm(files, total=parts, unit="part", desc="upload", disable=not progress):
-            storage.upload(path, storage.join(uri, path.name))
+            uris.add(storage.upload(path, storage.join(uri, path.name)))
             path.unlink()
+    for stored in storage.list_objects(storage.join(uri, "part-")):
+        if PART_NAME.search(stored.uri) and stored.uri not in uris:
+            storage.delete_prefix(stored.uri)
     return parts
 
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from lib.records import ROOT
-from lib.scraps import HEADLESS, import_quickly
+from lib.scraps import HEADLESS
 
 START_SECONDS = 120  # how long a kernel may take to answer for the first time, on a machine under load
 WARM_UP_SECONDS = 300  # how long a notebook's imports may take
@@ -241,7 +241,6 @@ class KernelPool:
 @functools.cache
 def _manager_class() -> type[Any]:
     """Return a KernelManager whose clients are asynchronous and are remembered."""
-    import_quickly("jupyter_client")
     from jupyter_client.manager import KernelManager
 
     class RememberingManager(KernelManager):

@@ -34,7 +34,7 @@ WIDTH, DPI = 7.0, 100  # inches, pixels an inch: 700 pixels
 MOST_BARS = 25
 MOST_POINTS = 1500
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,

@@ -124,6 +124,7 @@ class _Run:
         self.record.scraps = self.scraps
         self.progress = Progress([stage.name for stage in plan.selected], progress)
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notebook")
+        self.worker.submit(_import_ahead)
         self.kernels = KernelPool(plan.workflow.notebooks)
         self.kernel: Kernel | None = None
         self.execution: Future[None] | None = None
@@ -171,11 +172,12 @@ class _Run:
 
     def record_interruption(self, stop: Interrupted) -> None:
         """Stop the stage that runs, and record it and the run as interrupted."""
+        raised = None
         if self.execution is not None and self.kernel is not None:
-            self._stop(self.execution, self.kernel)
+            raised = self._stop(self.execution, self.kernel)
         for record in map(self._of, self.plan.selected):
             if record.status == "running":
-                self._settle(record, None, stopped_by=str(stop))
+                self._settle(record, raised, stopped_by=str(stop))
             elif record.status == "pending":
                 record.status, record.why = "skipped", "the run was interrupted"
         self._end("interrupted")
@@ -223,7 +225,7 @@ class _Run:
             raised = error
         self._settle(record, raised)
 
-    def _settle(self, record: StageRecord, raised: Exception | None, stopped_by: str = "") -> None:
+    def _settle(self, record: StageRecord, raised: BaseException | None, stopped_by: str = "") -> None:
         """Judge a stage that has ended, end its kernel, and record both."""
         kernel, self.kernel, self.execution = self.kernel, None, None
         scraps, failure = executed.settle(
@@ -256,12 +258,13 @@ class _Run:
             self.progress.tick()
         return future.result()
 
-    def _stop(self, execution: Future[None], kernel: Kernel) -> None:
-        """Interrupt the cell that runs, and kill its kernel if it does not end."""
+    def _stop(self, execution: Future[None], kernel: Kernel) -> BaseException | None:
+        """Interrupt the cell that runs, kill its kernel if it does not end, and return what papermill raised."""
         kernel.interrupt()
         if not wait([execution], timeout=INTERRUPT_SECONDS).done:
             kernel.kill()
             wait([execution], timeout=INTERRUPT_SECONDS)
+        return execution.exception() if execution.done() else None
 
     def _end(self, status: str) -> None:
         self.record.status = status
@@ -330,6 +333,12 @@ def _stage_record(plan: Plan, stage: Stage, previous: RunRecord | None) -> Stage
         return earlier
     fresh.status, fresh.why = "skipped", why
     return fresh
+
+
+def _import_ahead() -> None:
+    """Import what the first notebook's execution needs while its kernel starts (in the worker thread)."""
+    import_quickly("papermill")
+    import_quickly("scrapbook")
 
 
 def _execute(

@@ -259,11 +259,11 @@ class Size:
 
 
 def planned_size(ratings: int, customers: int | None, videos: int | None) -> Size:
-    """Fill in the defaults (2 ratings a customer, 25 a video) and refuse what cannot be generated."""
+    """Fill in what is None or 0 (2 ratings a customer, 25 a video) and refuse what cannot be generated."""
     size = Size(
         ratings=ratings,
-        customers=ratings // 2 if customers is None else customers,
-        videos=max(ratings // 25, 20) if videos is None else videos,
+        customers=customers or ratings // 2,
+        videos=videos or max(ratings // 25, 20),
     )
     if ratings < 100:
         raise ParameterError(f"ratings is {ratings}, and the generated reviews need at least 100.")

@@ -194,7 +194,7 @@ def _highest(mean: float, partners: int, usual: int) -> int:
 
     In small tables it is more than usual, to have a tail at all, but leaves room for the others.
     """
-    return max(min(max(usual, int(24 * mean)), partners // 10), math.ceil(2 * mean))
+    return max(min(max(usual, int(24 * mean)), partners // 10), math.ceil(3 * mean))
 
 
 def _genres_wanted(customer: np.ndarray, tastes: np.ndarray, supply: np.ndarray, seed: int) -> np.ndarray:
@@ -296,7 +296,7 @@ def generate(
     ratings : int
         Rows to write, at least 100.
     customers, videos : int, optional
-        How many have a review; half and a twenty-fifth of the ratings unless given.
+        How many have a review; half and a twenty-fifth of the ratings where None or 0.
     seed : int
         The same seed gives the same bytes.
     progress : bool

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ HEADLESS = "REELBOOK_HEADLESS"  # the runner sets it in the kernels it starts
 BY_HAND = "by-hand"  # the run that begins when a notebook is opened by hand and there is none yet
 LARGEST = 64_000  # bytes of JSON
 
+_importing = threading.RLock()
 _published: set[str] = set()  # by this kernel
 _run_by_hand: str | None = None  # the run that latest() chose in this kernel
 
@@ -162,13 +164,14 @@ def import_quickly(name: str) -> ModuleType:
     check IRIs, at 2.5 CPU seconds; notebook schemas hold none.  While that module cannot be imported,
     jsonschema goes without.
     """
-    if "jsonschema" in sys.modules or "rfc3987_syntax" in sys.modules:
-        return importlib.import_module(name)
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module(name)
-    finally:
-        del sys.modules["rfc3987_syntax"]
+    with _importing:
+        if "jsonschema" in sys.modules or "rfc3987_syntax" in sys.modules:
+            return importlib.import_module(name)
+        sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+        try:
+            return importlib.import_module(name)
+        finally:
+            del sys.modules["rfc3987_syntax"]
 
 
 def preload() -> None:

@@ -64,8 +64,8 @@ class Table:
     customer, product, rating : str
         Names of the columns that must be there.
     title, date : str
-        Names of the columns that may be there.  Dates are handed on as they are; whole numbers of 10 or 13
-        digits are taken as seconds or milliseconds since 1970 and become days.
+        Names of the columns that may be there.  Dates are handed on as they are, but whole numbers of 9 or 10
+        digits are taken as seconds since 1970, of 12 or 13 as milliseconds, and become days.
     titles : Path, optional
         A second table with the columns ``product`` and ``title``.
     encoding : str
@@ -135,7 +135,9 @@ def convert(table: Table, out: str | Path) -> int:
         "customer_id": ratings.column(table.customer, "customer_column"),
         "product_id": ratings.column(table.product, "product_column"),
         "star_rating": ratings.column(table.rating, "rating_column"),
-        "product_title": ratings.column(table.title, "title_column", table.title == Table.title),
+        "product_title": ratings.column(
+            table.title, "title_column", table.titles is not None or table.title == Table.title
+        ),
         "review_date": ratings.column(table.date, "date_column", table.date == Table.date),
     }
     titles = None
@@ -163,8 +165,8 @@ def convert(table: Table, out: str | Path) -> int:
                 rows += _append_rejects(connection, partial)
         except duckdb.Error as error:
             raise DataError(
-                f"{table.path} cannot be read as a table: {_first_line(error)}.",
-                hint="Check that the file is complete and its encoding is the one given.",
+                f"{table.path} cannot be converted: {_first_line(error)}.",
+                hint="Check that the file is complete, its encoding is the one given, and the disk has room.",
             ) from error
         if rows == 0:
             raise DataError(f"{table.path} has a header and no rows.", hint="Give a file with ratings.")
@@ -183,8 +185,10 @@ def _copy(
     expressions = {name: column for name, column in columns.items() if column is not None}
     if date is not None:
         expressions["review_date"] = (
-            f"CASE WHEN regexp_full_match({date}, '[0-9]{{10}}([0-9]{{3}})?') THEN "
-            f"strftime(make_timestamp(left({date}, 10)::BIGINT * 1000000), '%Y-%m-%d') ELSE {date} END"
+            f"CASE WHEN regexp_full_match({date}, '[0-9]{{9,10}}') THEN "
+            f"strftime(make_timestamp({date}::BIGINT * 1000000), '%Y-%m-%d') "
+            f"WHEN regexp_full_match({date}, '[0-9]{{12,13}}') THEN "
+            f"strftime(make_timestamp({date}::BIGINT * 1000), '%Y-%m-%d') ELSE {date} END"
         )
     selected = ", ".join(
         f"translate({expression}, e'\\t\\r\\n', '   ') AS {name}" for name, expression in expressions.items()

@@ -20,7 +20,6 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
 
 from lib.local import answers, protocol
@@ -85,7 +84,9 @@ def create_app(
                     await watch
             await run_in_threadpool(services.close)
 
-    return Starlette(routes=[Mount("/", app=services)], lifespan=lifespan)
+    app = Starlette(lifespan=lifespan)
+    app.router.default = services  # a route's pattern would not match a key with a line break
+    return app
 
 
 class Services:

@@ -12,7 +12,7 @@ from lib.recordio.protobuf import MARGIN
 
 MAGIC = 0xCED7230A
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 """Bytes that are read or written at a time; a longer record makes a longer block."""
 
 LONGEST_PAYLOAD = (1 << 29) - 1

@@ -153,14 +153,19 @@ def _copy(target: np.ndarray, at: np.ndarray, stretches: Stretches) -> None:
     """Copy stretches to offsets of another array, those of one size together."""
     source, begin, sizes = stretches
     if (sizes == sizes[0]).all():
-        groups = [slice(None)]
-    else:
-        order, edges = group(sizes)
-        groups = [order[first:last] for first, last in pairwise(edges.tolist())]
-    for messages in groups:
-        size = int(sizes[messages][0])
-        if size:
-            _windows(target, size)[at[messages]] = _windows(source, size)[begin[messages]]
+        _copy_windows(target, at, source, begin, int(sizes[0]))
+        return
+    order, edges = group(sizes)
+    for first, last in pairwise(edges.tolist()):
+        these = order[first:last]
+        _copy_windows(target, at[these], source, begin[these], int(sizes[these[0]]))
+
+
+def _copy_windows(
+    target: np.ndarray, at: np.ndarray, source: np.ndarray, begin: np.ndarray, size: int
+) -> None:
+    if size:
+        _windows(target, size)[at] = _windows(source, size)[begin]
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -292,8 +297,7 @@ def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, n
         raise MalformedMessage(int(ranges.owner[ends_inside.argmax()]))
 
     stream = _gather(data, ranges.start, size)
-    is_last = stream < 0x80
-    ends = np.flatnonzero(is_last)
+    ends = np.flatnonzero(stream < 0x80)
     begins = np.concatenate(([0], ends[:-1] + 1)) if ends.size else ends
     lengths = ends - begins + 1
     behind = np.cumsum(size)
@@ -306,8 +310,9 @@ def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, n
         longer = np.flatnonzero(lengths > place)
         byte = stream[begins[longer] + place].astype(np.uint64)
         values[longer] |= (byte & np.uint64(0x7F)) << np.uint64(7 * place)
-    seen = np.concatenate(([0], np.cumsum(is_last)))
-    return values, seen[behind] - seen[behind - size]
+    varints_before = np.zeros(len(stream) + 1, np.int64)  # of use only behind the end of a varint
+    varints_before[ends + 1] = np.arange(1, len(ends) + 1)
+    return values, np.diff(varints_before[behind], prepend=0)
 
 
 def _gather(data: np.ndarray, begin: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ def _without_zeros(
     indices = indices.astype(sparse_indices.dtype)
     indices[~of_dense] = sparse_indices
     kept = ~of_dense | (values != 0)
-    kept_before = np.concatenate(([0], np.cumsum(kept)))
+    kept_before = np.concatenate(([0], np.cumsum(kept.astype(np.int64))))
     return values[kept], indices[kept], kept_before[row_ends] - kept_before[row_ends - counts]
 
 
@@ -217,6 +217,9 @@ def _varints(data: np.ndarray, ranges: Ranges, n: int) -> tuple[np.ndarray, np.n
 
 
 def _per_record(ranges: Ranges, counts: np.ndarray, n: int) -> np.ndarray:
+    """Return the counts of ranges as counts of records, which may have none or several."""
+    if np.array_equal(ranges.owner, np.arange(n)):
+        return counts
     return np.bincount(ranges.owner, weights=counts, minlength=n).astype(np.int64)
 
 

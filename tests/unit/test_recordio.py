@@ -110,12 +110,14 @@ def test_reads_the_float64_and_int32_tensors_of_sdk_v2(name: str) -> None:
     assert X.dtype == y.dtype == np.float32
 
 
+@settings(deadline=None)
 @given(matrices(), st.booleans())
 def test_writes_the_bytes_that_protobuf_writes(X: sp.csr_matrix, labelled: bool) -> None:
     y = labels_for(X, labelled)
     assert written(X, y) == protobuf_written(X, y)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.booleans())
 def test_writes_dense_rows_as_protobuf_does(columns: int, n: int, labelled: bool) -> None:
     X = np.random.default_rng(columns).normal(size=(n, columns)).astype(np.float32)
@@ -139,6 +141,7 @@ def test_protobuf_parses_what_is_written() -> None:
 # --- reading gives back what was written ---------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(matrices(), st.booleans())
 def test_read_gives_back_what_was_written(X: sp.csr_matrix, labelled: bool) -> None:
     y = labels_for(X, labelled)
@@ -147,6 +150,7 @@ def test_read_gives_back_what_was_written(X: sp.csr_matrix, labelled: bool) -> N
     assert (y is None and y_read is None) or np.array_equal(y, y_read)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 30))
 def test_dense_rows_come_back_without_their_zeros(seed: int, n: int, columns: int) -> None:
     X = np.random.default_rng(seed).integers(-1, 2, (n, columns)).astype(np.float32)
@@ -224,7 +228,7 @@ def test_sparse_records_without_a_shape_take_feature_dim() -> None:
 # --- streaming -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(matrices(), st.booleans(), st.integers(1, 60), st.sampled_from([4, 8, 100, 1000]))
 def test_streaming_equals_the_whole(X: sp.csr_matrix, labelled: bool, rows: int, block: int) -> None:
     y = labels_for(X, labelled)
@@ -269,6 +273,7 @@ def test_many_rows_that_look_like_the_magic_are_told_apart() -> None:
 # --- splitting -----------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(matrices(), st.integers(0, 3000))
 def test_pieces_put_together_are_the_whole(X: sp.csr_matrix, spare: int) -> None:
     data = written(X)
