@@ -179,16 +179,10 @@ def positive(text):
 
 
 def local(arguments):
-    """Look after the local AWS."""
-    parser = argparse.ArgumentParser(prog="run_all.py local", description="Look after the local AWS.")
-    parser.add_argument("action", choices=["start", "status", "stop", "reset"])
-    action = parser.parse_args(arguments).action
-    from lib import local as local_aws
+    """Look after the local AWS: start, status, stop or reset."""
+    from lib.local.__main__ import main as look_after
 
-    answer = getattr(local_aws, action)()
-    if answer is not None:
-        print(answer)
-    return 0
+    return look_after(arguments)
 
 
 def lab(arguments):
@@ -214,4 +208,8 @@ def lab(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -136,7 +136,7 @@ def collect(
     Raises
     ------
     ParameterError
-        If the source or the category is not known, or ``path`` is missing.
+        If the source or the category is not known, or ``path`` is missing or the file to write.
     DataError
         If the file cannot be used, or a download is not the file that was expected.
     ConnectionFailed
@@ -156,6 +156,8 @@ def collect(
             raise ParameterError(
                 "The source is a file, and path names none.", hint="Set path to your ratings."
             )
+        if Path(path).expanduser().resolve() == out.resolve():
+            raise ParameterError(f"{path} would be overwritten.", hint="Give another folder to write to.")
         table = Table(
             path=Path(path).expanduser(),
             customer=customer_column,

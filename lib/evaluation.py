@@ -119,7 +119,7 @@ class BiasBaseline:
         videos: int | None = None,
         *,
         sweeps: int = 50,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-4,
         start: np.ndarray | None = None,
     ) -> BiasBaseline:
         """Learn the biases and return the baseline itself.
@@ -440,8 +440,9 @@ def _indices(values: Any, what: str, length: int | None, size: int | None) -> np
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     if name not in frame.columns:
         known = [str(column) for column in frame.columns]
+        hint = did_you_mean(name, known)
         raise DataError(
-            f"The table has no column {name}; it has {', '.join(known)}.", hint=did_you_mean(name, known)
+            f"The table has no column {name}; it has {', '.join(known)}.", hint=hint[:1].upper() + hint[1:]
         )
     return frame[name]
 

@@ -144,8 +144,7 @@ def tune(
     Parameters
     ----------
     ranges : dict of str to list
-        ``[low, high]`` for a number (searched on a logarithmic scale where both are positive), or a
-        list of words for a categorical hyperparameter.
+        ``[low, high]`` by name, searched on a logarithmic scale where ``low`` is above 0.
     tuning : dict
         See `lib.settings.TuningLimits`.
     seed : int
@@ -311,7 +310,7 @@ def read_predictions(predictions_uri: str) -> np.ndarray:
 
 
 def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Turn ``{name: [low, high] or [word, …]}`` into SageMaker's ParameterRanges.
+    """Turn ``{name: [low, high]}`` into SageMaker's ParameterRanges.
 
     Raises
     ------
@@ -320,32 +319,20 @@ def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, A
     """
     continuous: list[dict[str, Any]] = []
     integer: list[dict[str, Any]] = []
-    categorical: list[dict[str, Any]] = []
     for name, values in ranges.items():
         kind = fm_hyperparameters.tunable_kind(name)
-        if kind == "categorical":
-            categorical.append({"name": name, "values": [str(value) for value in values]})
-            continue
-        numbers = [
+        numbers = isinstance(values, list | tuple) and [
             value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        if len(values) != 2 or len(numbers) != 2 or not values[0] < values[1]:
+        if not numbers or len(numbers) != 2 or len(values) != 2 or not values[0] < values[1]:
             raise ParameterError(
                 f"The range of `{name}` is {values!r}, but should be two numbers [low, high], low below high."
             )
         scaling = "Logarithmic" if values[0] > 0 else "Linear"
-        bounds = {
-            "name": name,
-            "min_value": str(values[0]),
-            "max_value": str(values[1]),
-            "scaling_type": scaling,
-        }
+        low, high = (f"{value:.10g}" for value in values)
+        bounds = {"name": name, "min_value": low, "max_value": high, "scaling_type": scaling}
         (integer if kind == "integer" else continuous).append(bounds)
-    answer = {
-        "continuous_parameter_ranges": continuous,
-        "integer_parameter_ranges": integer,
-        "categorical_parameter_ranges": categorical,
-    }
+    answer = {"continuous_parameter_ranges": continuous, "integer_parameter_ranges": integer}
     return {name: found for name, found in answer.items() if found}
 
 

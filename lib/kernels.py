@@ -118,7 +118,8 @@ class KernelPool:
         self._started: list[Kernel] = []
         self._lock = threading.Lock()
         self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernels")
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernels-start")
+        self._ender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernels-end")
 
     def __enter__(self) -> KernelPool:
         return self
@@ -143,7 +144,7 @@ class KernelPool:
         """
         if stage not in self._orders and not self._closing:
             order = self._orders[stage] = _Order(kernel_name, imports)
-            self._thread.submit(self._fulfil, order)
+            self._starter.submit(self._fulfil, order)
 
     def take(self, stage: str) -> Future[Kernel]:
         """Return a stage's kernel, to be had when it is up.
@@ -162,7 +163,7 @@ class KernelPool:
         """End a kernel and remove its files; unless at once, its exit handlers run first."""
         if at_once:
             kernel.kill()
-        self._thread.submit(_shut_down, kernel, at_once)
+        self._ender.submit(_shut_down, kernel, at_once)
 
     def close(self) -> None:
         """End all kernels, also one that is being started."""
@@ -170,8 +171,11 @@ class KernelPool:
             self._closing = True
             for kernel in self._started:
                 kernel.kill()
-        self._thread.submit(self._clean_up_all)
-        self._thread.shutdown(wait=True)
+        self._starter.submit(close_event_loop)
+        self._starter.shutdown(wait=True)
+        self._ender.submit(self._shut_down_all)
+        self._ender.submit(close_event_loop)
+        self._ender.shutdown(wait=True)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _fulfil(self, order: _Order) -> None:
@@ -229,13 +233,16 @@ class KernelPool:
         finally:
             client.stop_channels()
 
-    def _clean_up_all(self) -> None:
-        """Remove what the kernels leave (in the background thread, its last work)."""
-        from jupyter_core.utils import ensure_event_loop
-
+    def _shut_down_all(self) -> None:
         for kernel in self._started:
             _shut_down(kernel, at_once=True)
-        ensure_event_loop().close()
+
+
+def close_event_loop() -> None:
+    """Close the event loop that jupyter_client has made for this thread."""
+    from jupyter_core.utils import ensure_event_loop
+
+    ensure_event_loop().close()
 
 
 @functools.cache

@@ -272,7 +272,7 @@ def tuning(
     for name in (objective, *hyperparameters):
         if name not in jobs.columns:
             hint = did_you_mean(name, [str(column) for column in jobs.columns])
-            raise DataError(f"The table of jobs has no column {name}.", hint=hint)
+            raise DataError(f"The table of jobs has no column {name}.", hint=hint[:1].upper() + hint[1:])
     values = pd.to_numeric(jobs[objective], errors="coerce").to_numpy(float)
     finished = np.isfinite(values)
     if not finished.any():

@@ -481,7 +481,7 @@ class _Engine:
                 f"The memory limit of {self.memory_limit} is too small for {doing}.",
                 hint="Give a greater memory_limit, or room on the disk of temp_directory.",
             ) from error
-        except (duckdb.IOException, OSError) as error:
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise DataError(
                 f"The disk refused {doing}: {reason}.", hint="Free some space, or choose another folder."

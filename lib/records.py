@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import re
-import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lib.errors import ParameterError, ReelbookError
+from lib.files import atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS_VARIABLE = "REELBOOK_OUTPUTS"
@@ -133,26 +133,11 @@ def write_text(path: Path, text: str) -> None:
 
     Raises
     ------
-    ReelbookError
+    DataError
         When it cannot be written, for instance because the disk is full; the old file stays as it was.
     """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
-    except OSError as error:
-        raise ReelbookError(
-            f"{shown(path)} cannot be written: {error.strerror or error}.",
-            hint="Is the disk full, or the folder not yours?",
-        ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

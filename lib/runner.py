@@ -21,7 +21,7 @@ from typing import Any
 from lib import executed, parameters, records
 from lib.console import Progress
 from lib.errors import ParameterError, ReelbookError
-from lib.kernels import START_SECONDS, Kernel, KernelPool
+from lib.kernels import START_SECONDS, Kernel, KernelPool, close_event_loop
 from lib.plan import NOT_ASKED_FOR, Plan
 from lib.records import ROOT, RunRecord, StageFailure, StageRecord, shown
 from lib.scraps import import_quickly
@@ -139,7 +139,7 @@ class _Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kernels.close()
-        self.worker.submit(_close_event_loop)
+        self.worker.submit(close_event_loop)
         self.worker.shutdown(wait=True)
         self.progress.close()
         self.logger.setLevel(self.level)
@@ -364,13 +364,6 @@ def _execute(
 def _literal(path: Path) -> str:
     """Return a path in which papermill, for which paths are format strings, finds nothing to replace."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _close_event_loop() -> None:
-    """Close the event loop that jupyter_client made for this thread."""
-    from jupyter_core.utils import ensure_event_loop
-
-    ensure_event_loop().close()
 
 
 class _StopSignals:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -346,7 +347,10 @@ def _split(header: str, delimiter: str) -> list[str]:
 
 def _first_line(error: duckdb.Error) -> str:
     """Return what DuckDB says, without the kind of error that it says first."""
-    return str(error).splitlines()[0].split(": ", 1)[-1].rstrip(".")
+    message = str(error).splitlines()[0].split(": ", 1)[-1].rstrip(".")
+    if '"exception_message"' in message:  # an error of a writing thread comes as JSON
+        message = json.loads(message[message.index("{") :])["exception_message"]
+    return message
 
 
 def _literal(text: object) -> str:

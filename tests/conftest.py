@@ -21,6 +21,8 @@ def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Server
         finally:
             aws.disconnect()
             local.stop(root)
+        log = (root / "server.log").read_text()
+        assert "Traceback" not in log, log
 
 
 @pytest.fixture(scope="module", autouse=True)

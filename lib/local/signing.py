@@ -160,6 +160,7 @@ def sign(
     service: str,
     region: str,
     credentials: Credentials,
+    payload_hash: str = "",
 ) -> dict[str, str]:
     """Return the headers of a request with those added that sign it.
 
@@ -167,9 +168,11 @@ def sign(
     ----------
     request : SignedRequest
         Its headers must have ``host``; all of them are signed.
+    payload_hash : str
+        What to sign instead of the body's SHA-256, such as `UNSIGNED_PAYLOAD`.
     """
     time = dt.datetime.now(dt.UTC).strftime(_TIME_FORMAT)
-    payload_hash = hashlib.sha256(body).hexdigest()
+    payload_hash = payload_hash or hashlib.sha256(body).hexdigest()
     headers = {**request.headers, "x-amz-date": time, "x-amz-content-sha256": payload_hash}
     signed = SignedRequest(request.method, request.raw_path, request.query, headers)
     claim = Claim(credentials.access_key, time[:8], region, service, tuple(sorted(headers)), "", time)

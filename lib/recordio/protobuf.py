@@ -1,9 +1,9 @@
 """Protobuf's wire format, read and written for many messages at once.
 
-The protobuf package builds one Python object a message, which caps it near 10,000 messages a second.
-Here a block of messages is one array of bytes, places in it are arrays of offsets, and each step of
-encoding or decoding is done for all messages together by numpy: a million messages take as many steps
-as one.  This module knows the wire format alone (https://protobuf.dev/programming-guides/encoding);
+The protobuf package builds Python objects, one a message, and fills them number by number.  Here a block
+of messages is one array of bytes, places in it are arrays of offsets, and each step of encoding or
+decoding is done for all messages together by numpy: a million messages take as many steps as one.
+This module knows the wire format alone (https://protobuf.dev/programming-guides/encoding);
 what the messages mean is `lib.recordio`'s concern.
 
 Offsets are int64; a block handed to the reading functions ends with `MARGIN` spare bytes, so that a
@@ -141,7 +141,7 @@ def assemble(parts: list[Stretches], *, align: int = 1) -> Stretches:
 
 
 def group(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that sorts values (not negative), and where in it each new value begins, and its end."""
+    """Return the order that sorts values (not negative), and where in it each value begins, and its end."""
     small = values.max(initial=0) < 1 << 16  # which numpy sorts by radix
     order = np.argsort(values.astype(np.uint16) if small else values, kind="stable")
     ordered = values[order]

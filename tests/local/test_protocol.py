@@ -152,15 +152,18 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(REQUEST)), json_values)
-@settings(max_examples=200, deadline=None)
-def test_no_value_breaks_the_parser(member: str, value: Any) -> None:
+def outcome(**changes: Any) -> str:
     try:
-        request = parsed(**{member: value})
+        parsed(**changes)
     except AwsError as error:
-        assert error.code in ("ValidationException", "SerializationException")
-    else:
-        assert set(request) <= set(REQUEST)
+        return error.code
+    return "accepted"
+
+
+@given(st.sampled_from(sorted(REQUEST)), json_values)
+@settings(max_examples=100, deadline=None)
+def test_no_value_breaks_the_parser(member: str, value: Any) -> None:
+    assert outcome(**{member: value}) in ("accepted", "ValidationException", "SerializationException")
 
 
 # ---- answers

@@ -534,7 +534,7 @@ except DataError as error:
 
 class TestSql:
     def test_the_text_runs_as_it_stands_and_agrees(self, tmp_path: Path) -> None:
-        rows = some_rows() + [["c01", "p01", 3, "", "2016-01-01"], ["c02", "", 3, "", ""]]
+        rows = [*some_rows(), ["c01", "p01", 3, "", "2016-01-01"], ["c02", "", 3, "", ""]]
         parts = parts_of(write_tsv(tmp_path / "r.tsv", rows), tmp_path / "out", seed=5)
         with duckdb.connect() as connection:
             raw = pd.DataFrame(rows, columns=HEADER).astype(str).assign(line=range(len(rows)))

@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one_and_no_part(tmp_
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip().endswith(
-        "run.json cannot be written: File too large. Is the disk full, or the folder not yours?"
+        "run.json cannot be written: File too large. Free some space or choose another folder."
     )
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
     assert path.read_text() == "old"

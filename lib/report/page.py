@@ -1,0 +1,228 @@
+"""Turns what was read of a run into HTML.
+
+The template ``page.html.j2`` holds the words and the order, ``page.css`` the looks; here is only what must be
+decided or counted.  Jinja escapes everything that is put into the page.  The page forbids itself, by a content
+security policy, to run or load anything: only its own style sheet, known by its hash, and pictures inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from lib.report import graph, timeline, words
+from lib.report.reading import Run, Stage
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HERE = Path(__file__).parent
+STATES = {
+    "completed": "The stage ran to its end and published everything it declares.",
+    "failed": "The stage broke off with an error.",
+    "interrupted": "The stage was stopped from outside.",
+    "running": "The stage was running when this page was made.",
+    "skipped": "The stage did not run.",
+    "pending": "The stage had not begun when this page was made.",
+}
+UNKNOWN = "unknown"
+COUNTED = ("completed", "failed", "interrupted", "running", "skipped", "pending")
+METRICS = {
+    "rmse": ("RMSE", "root mean squared error, in units of the rating; lower is better"),
+    "mae": ("MAE", "mean absolute error, in units of the rating; lower is better"),
+    "ndcg": ("NDCG", "how well it ranks; 1 is a perfect order"),
+}
+COMPARED = {
+    "naive_rmse": "mean rating",
+    "baseline_rmse": "bias baseline",
+    "rmse": "model",
+    "best_rmse": "best reachable",
+}
+OWN_ROW = "model"
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A card: a number with its name and meaning."""
+
+    name: str
+    value: words.Shown
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the errors compared; the length is a percentage."""
+
+    name: str
+    value: words.Shown
+    length: float
+    own: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run is judged by."""
+
+    accepted: bool | None
+    verdict: str
+    metrics: tuple[Metric, ...]
+    compared: tuple[Comparison, ...]
+    source: Stage | None
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """A parameter's value, and the stages that had it."""
+
+    name: str
+    value: words.Shown
+    stages: str
+
+
+def render(run: Run) -> str:
+    """Return the page of a run."""
+    environment = _environment()
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    html = environment.get_template("page.html.j2").render(
+        run=run,
+        style=style,
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        status=run.status if run.status in STATES else UNKNOWN,
+        summary=summary(run),
+        result=result(run),
+        failures=[stage for stage in run.stages if stage.failure is not None],
+        parameters=parameter_rows(run.stages),
+        timeline=timeline.place(run),
+        drawings={"wide": graph.draw(run.stages, graph.WIDE), "tall": graph.draw(run.stages, graph.TALL)},
+        anchors={stage.name: f"stage-{number}" for number, stage in reversed(list(enumerate(run.stages)))},
+        known=STATES,
+        earlier=[timeline.ran_before(run, stage) for stage in run.stages],
+    )
+    return _UNPRINTABLE.sub("\ufffd", html)
+
+
+def summary(run: Run) -> str:
+    """Return how a run went, in one sentence."""
+    counts = {status: 0 for status in COUNTED}
+    for stage in run.stages:
+        if stage.status in counts:
+            counts[stage.status] += 1
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    stages = f"{words.count(len(run.stages), 'stage')}: {told}." if told else "No stage is recorded."
+    took = f" after {words.duration(run.seconds)}" if run.seconds is not None else ""
+    return {
+        "completed": f"The run completed{took}. Of {stages}",
+        "failed": f"The run failed{took}. Of {stages}",
+        "interrupted": f"The run was interrupted{took}. Of {stages}",
+        "running": f"The run was going on when this page was made, so it is not the whole story. Of {stages}",
+    }.get(run.status, f"This page does not know the status “{run.status}”. Of {stages}")
+
+
+def result(run: Run) -> Result:
+    """Return the metrics that the completed stages have published, and what they say."""
+    scraps: dict[str, Any] = {}
+    source = None
+    for stage in run.stages:
+        if stage.status == "completed":
+            scraps |= stage.scraps
+            if "rmse" in stage.scraps or "accepted" in stage.scraps:
+                source = stage
+    metrics = tuple(
+        Metric(name, words.measured(scraps[key]), meaning)
+        for key, (name, meaning) in METRICS.items()
+        if _is_number(scraps.get(key))
+    )
+    accepted = scraps.get("accepted")
+    margin = source.parameters.get("margin") if source else None
+    return Result(
+        accepted=accepted if isinstance(accepted, bool) else None,
+        verdict=_verdict(scraps.get("rmse"), scraps.get("baseline_rmse"), margin),
+        metrics=metrics,
+        compared=_compared(scraps),
+        source=source,
+    )
+
+
+def parameter_rows(stages: tuple[Stage, ...]) -> list[ParameterRow]:
+    """Return every parameter once for each value it had, with the stages that had it."""
+    rows: dict[tuple[str, words.Shown], list[str]] = {}
+    for stage in stages:
+        for name, value in stage.parameters.items():
+            rows.setdefault((name, words.given(value)), []).append(stage.name)
+    return [ParameterRow(name, value, ", ".join(names)) for (name, value), names in rows.items()]
+
+
+def _verdict(rmse: Any, baseline: Any, margin: Any) -> str:
+    """Return how the model compares with the baseline, in one sentence; empty where that is unknown."""
+    if not (_is_number(rmse) and _is_number(baseline)) or baseline <= 0:
+        return ""
+    gain = 1 - rmse / baseline
+    if abs(gain) < 0.0005:
+        sentence = "The model’s error is that of the bias baseline"
+    else:
+        sentence = f"The model’s error is {words.percent(gain)} {'lower' if gain > 0 else 'higher'} than the bias baseline’s"
+    if _is_number(margin) and 0 <= margin < 1:
+        sentence += f"; at least {words.percent(margin)} lower is asked"
+    return sentence + "."
+
+
+def _compared(scraps: dict[str, Any]) -> tuple[Comparison, ...]:
+    """Return the model's error among the others, the largest first."""
+    values = {name: scraps.get(key) for key, name in COMPARED.items()}
+    published = scraps.get("rmse_compared")
+    if isinstance(published, dict):
+        values = {**published, **{name: value for name, value in values.items() if _is_number(value)}}
+    numbers = {name: value for name, value in values.items() if _is_number(value) and 0 < value < 1e6}
+    if len(numbers) < 2 or len(numbers) > 12:
+        return ()
+    largest = max(numbers.values())
+    ordered = sorted(numbers.items(), key=lambda item: -item[1])
+    return tuple(
+        Comparison(words.shortened(name, 60), words.measured(value), round(value / largest * 100, 2), name == OWN_ROW)
+        for name, value in ordered
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "duration": words.duration,
+        "moment": words.moment,
+        "given": words.given,
+        "measured": words.measured,
+        "number_and_name": number_and_name,
+        "breakable": breakable,
+        "link": lambda name: "./" + quote(name),
+    }
+    return environment
+
+
+def number_and_name(title: str) -> tuple[str, str]:
+    """Split a stage's title or name into its number and the rest: ``03_train`` is ``03`` and ``train``."""
+    found = re.fullmatch(r"(\d{1,3})[ _.:–-]+(.+)", title, re.DOTALL)
+    number, name = (found.group(1), found.group(2)) if found else ("", title)
+    return number, name if " " in name else name.replace("_", " ")
+
+
+def breakable(text: str) -> list[str]:
+    """Split a text after each slash, where a browser may break the line."""
+    return re.findall(r"[^/]*/+|[^/]+", text)
