@@ -433,7 +433,7 @@ class _Engine:
         if threads is not None and threads < 1:
             raise ParameterError(f"threads must be a whole number from 1, not {threads!r}.")
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="reelbook-", dir=temp_directory))
+            self.folder = Path(tempfile.mkdtemp(prefix="reelbook-ratings-", dir=temp_directory))
         except OSError as error:
             raise DataError(
                 f"A temporary folder cannot be made in {temp_directory or tempfile.gettempdir()}: {error.strerror}.",
@@ -482,7 +482,10 @@ class _Engine:
                 hint="Give a greater memory_limit, or room on the disk of temp_directory.",
             ) from error
         except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            full = "No space left" in str(error)
+            reason = (
+                "no space is left" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
+            )
             raise DataError(
                 f"The disk refused {doing}: {reason}.", hint="Free some space, or choose another folder."
             ) from error

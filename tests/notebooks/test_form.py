@@ -69,7 +69,9 @@ def test_no_cell_asks_which_target_it_runs_on(path):
 
 def test_what_its_table_says_it_gives_is_what_it_publishes(path):
     table = "".join(cells(path)[0]["source"]).partition("| gives |")[2]
-    told = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row)))
+    told = set(
+        re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row))
+    )
     last = ast.parse(code(path)[-1])
     (call,) = [
         node
@@ -81,10 +83,14 @@ def test_what_its_table_says_it_gives_is_what_it_publishes(path):
 
 def test_what_its_table_says_it_takes_is_what_it_requires(path):
     table = "".join(cells(path)[0]["source"]).partition("| takes |")[2].partition("| gives |")[0]
-    told = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row)))
+    told = set(
+        re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row))
+    )
     required = {
         node.target.id
         for node in ast.parse(code(path)[0]).body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant) and node.value.value is None
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is None
     }
     assert told - {"run_id"} == required - {"run_id"}

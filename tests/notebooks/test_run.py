@@ -1,0 +1,162 @@
+"""The notebooks themselves, run by the command with small parameters on a local AWS of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"ratings": 20_000, "epochs": 20, "num_factors": 8, "test_part_rows": 700}
+
+
+def run_all(outputs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "REELBOOK_OUTPUTS": str(outputs)}
+    command = [sys.executable, str(ROOT / "run_all.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def options(parameters: dict) -> list[str]:
+    return [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, local_aws):
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def small_run(outputs):
+    """The default workflow with small parameters: where it left its files, and what it said."""
+    done = run_all(outputs, "--run-id", "small", *options(SMALL))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return outputs / "small", done
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_every_stage_completes_and_tuning_is_skipped(small_run):
+    states = {stage["name"]: stage["status"] for stage in record(small_run[0])["stages"]}
+    assert states.pop("04_tune") == "skipped"
+    assert set(states.values()) == {"completed"}
+    assert record(small_run[0])["status"] == "completed"
+
+
+def test_it_leaves_executed_notebooks_a_record_and_a_report(small_run):
+    folder, done = small_run
+    names = {path.name for path in folder.iterdir()}
+    assert {"00_collect.ipynb", "06_evaluate.ipynb", "run.json", "scraps.json", "report.html"} <= names
+    assert "report.html" in done.stdout
+
+
+def test_the_model_beats_the_mean_and_nothing_beats_the_truth(small_run):
+    scraps = record(small_run[0])["scraps"]
+    best = scraps["rmse_compared"]["best reachable"]
+    assert best < scraps["rmse"] < scraps["naive_rmse"]
+    assert best < scraps["baseline_rmse"] < scraps["naive_rmse"]
+    assert 0 < scraps["ndcg"] <= 1
+    assert scraps["skipped_rows"] > 0
+
+
+def test_every_figure_has_an_alternative_text(small_run):
+    figures = 0
+    for path in small_run[0].glob("0*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    figures += 1
+                    assert output["metadata"]["image/png"]["alt"]
+    assert figures >= 7
+
+
+def test_no_credential_is_in_anything_a_run_leaves(small_run, local_aws):
+    for path in small_run[0].rglob("*"):
+        text = path.read_text()
+        assert local_aws.secret_key not in text
+        assert local_aws.access_key not in text
+
+
+def test_a_second_run_with_the_same_parameters_has_the_same_metrics(outputs, small_run):
+    done = run_all(outputs, "--run-id", "again", *options(SMALL))
+    assert done.returncode == 0, done.stderr
+    first, second = record(small_run[0])["scraps"], record(outputs / "again")["scraps"]
+    for name in ("rmse", "mae", "ndcg", "baseline_rmse", "rating_count", "skipped_rows"):
+        assert first[name] == second[name], name
+
+
+def test_tuning_takes_the_place_of_training_and_data_can_be_deleted(outputs, small_run):
+    small = {**SMALL, "tune": True, "tuning.max_jobs": 2, "delete_data": True}
+    done = run_all(outputs, "--run-id", "tuned", *options(small))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = record(outputs / "tuned")
+    states = {stage["name"]: stage["status"] for stage in run["stages"]}
+    assert (states["03_train"], states["04_tune"]) == ("skipped", "completed")
+    assert run["scraps"]["tuning_job_name"].startswith("tuned-tune-")
+    assert run["scraps"]["removed_objects"] > 10
+
+
+def test_a_part_of_the_stages_goes_on_with_the_run_it_names(outputs, small_run):
+    done = run_all(
+        outputs, "--only", "06_evaluate", "--run-id", "small", "-p", "margin", "0.9", *options(SMALL)
+    )
+    assert done.returncode == 0, done.stderr
+    assert record(small_run[0])["scraps"]["accepted"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "empty"),
+        ("customer_id\tproduct_id\tstar_rating\n" + "a\tb\t3\n" * 30, "customer"),
+        (
+            "customer_id\tproduct_id\tstar_rating\n"
+            + "".join(f"c{n % 9}\tv{n % 7}\t4\n" for n in range(200)),
+            "equal",
+        ),
+        ("customer_id\tproduct_id\tstar_rating\n" + "a\tb\tbad\n" * 30, "malformed"),
+        ("\x89PNG\r\n\x1a\n" + "x" * 99, "file"),
+    ],
+    ids=["empty", "one customer", "all ratings equal", "mostly malformed", "another format"],
+)
+def test_input_that_cannot_be_used_fails_in_one_sentence(outputs, tmp_path, content, sentence):
+    path = tmp_path / "ratings.tsv"
+    path.write_bytes(content.encode("latin-1"))
+    run_id = f"bad-{len(list(outputs.iterdir()))}"
+    done = run_all(
+        outputs, "--run-id", run_id, "--to", "01_preprocess", "-p", "source", "file", "-p", "path", str(path)
+    )
+    assert done.returncode == 1
+    failed = next(stage for stage in record(outputs / run_id)["stages"] if stage["status"] == "failed")
+    assert sentence in failed["error"]["message"].lower()
+    assert failed["error"]["kind"] == "DataError"
+    assert "Traceback" not in done.stderr
+    assert f"{failed['name']} failed in cell" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "epoch", "3"], "did you mean `epochs`"),
+        (["-p", "epochs", "many"], "epochs"),
+        (["-p", "training", "{instance_typ: ml.m5.large}"], "did you mean `instance_type`"),
+        (["-p", "hyperparameters", "{linear_lrr: 1}"], "did you mean `linear_lr`"),
+        (["--only", "03_trian"], "03_train"),
+        (["-f", "parameters/lokal.yaml"], "local.yaml"),
+        (["-p", "target", "moon"], "target"),
+        (["-p", "source", "movielens-2m"], "movielens"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_refused_in_one_sentence_before_any_kernel_starts(outputs, arguments, sentence):
+    before = set(outputs.iterdir())
+    done = run_all(outputs, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert set(outputs.iterdir()) == before
