@@ -95,6 +95,7 @@ def collect(
     *,
     path: str | Path = "",
     titles_path: str | Path = "",
+    base: str | Path = "",
     customer_column: str = Table.customer,
     product_column: str = Table.product,
     rating_column: str = Table.rating,
@@ -120,6 +121,8 @@ def collect(
         Where to write.
     path, titles_path : str or Path
         For ``file``: the ratings, and optionally a second table of titles with the same ``product_column``.
+    base : str or Path
+        For ``file``: the folder that relative paths begin at; the working directory unless given.
     customer_column, product_column, rating_column, title_column, date_column : str
         For ``file``: what the columns are called.  A title and a date may be missing unless named here.
     encoding : str
@@ -156,16 +159,17 @@ def collect(
             raise ParameterError(
                 "The source is a file, and path names none.", hint="Set path to your ratings."
             )
-        if Path(path).expanduser().resolve() == out.resolve():
+        path = Path(base) / Path(path).expanduser()
+        if path.resolve() == out.resolve():
             raise ParameterError(f"{path} would be overwritten.", hint="Give another folder to write to.")
         table = Table(
-            path=Path(path).expanduser(),
+            path=path,
             customer=customer_column,
             product=product_column,
             rating=rating_column,
             title=title_column,
             date=date_column,
-            titles=Path(titles_path).expanduser() if titles_path else None,
+            titles=Path(base) / Path(titles_path).expanduser() if titles_path else None,
             encoding=encoding,
         )
         rows = convert(table, out)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lib import job_control, settings, storage
 from lib.aws import Account
-from lib.errors import DataError, JobFailed, ParameterError
+from lib.errors import DataError, JobFailed
 from lib.fm import hyperparameters as fm_hyperparameters
 
 RECORDIO = "application/x-recordio-protobuf"
@@ -320,18 +320,12 @@ def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, A
     continuous: list[dict[str, Any]] = []
     integer: list[dict[str, Any]] = []
     for name, values in ranges.items():
-        kind = fm_hyperparameters.tunable_kind(name)
-        numbers = isinstance(values, list | tuple) and [
-            value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        if not numbers or len(numbers) != 2 or len(values) != 2 or not values[0] < values[1]:
-            raise ParameterError(
-                f"The range of `{name}` is {values!r}, but should be two numbers [low, high], low below high."
-            )
+        settings.check_range(name, values)
         scaling = "Logarithmic" if values[0] > 0 else "Linear"
         low, high = (f"{value:.10g}" for value in values)
         bounds = {"name": name, "min_value": low, "max_value": high, "scaling_type": scaling}
-        (integer if kind == "integer" else continuous).append(bounds)
+        is_integer = fm_hyperparameters.tunable_kind(name) == "integer"
+        (integer if is_integer else continuous).append(bounds)
     answer = {"continuous_parameter_ranges": continuous, "integer_parameter_ranges": integer}
     return {name: found for name, found in answer.items() if found}
 

@@ -248,8 +248,7 @@ def validate(given: Mapping[str, Setting], declared: Mapping[str, Parameter]) ->
         if parameter.type == "str" and not isinstance(value, str) and setting.text is not None:
             value = setting.text  # -p prefix 2026: the type is known, so the text needs no quotes
         value = _typed(parameter, value, setting.source)
-        if name in settings.GROUPS:
-            _check_group(name, value, setting.source)
+        _check_value(name, value, setting.source)
         checked[name] = Setting(value, setting.source)
     return checked
 
@@ -385,9 +384,9 @@ def _typed(parameter: Parameter, value: Any, source: str) -> Any:
         ) from None
 
 
-def _check_group(name: str, value: dict[str, Any], source: str) -> None:
-    """Check the keys of a grouped parameter and say where a wrong one was given."""
+def _check_value(name: str, value: Any, source: str) -> None:
+    """Check what ``lib.settings`` knows of a parameter and say where a wrong value was given."""
     try:
-        settings.validate(settings.GROUPS[name], value, name)
+        settings.check(name, value)
     except ParameterError as error:
         raise ParameterError(f"{error.message.rstrip('.')} ({source}).", hint=error.hint) from None

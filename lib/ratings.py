@@ -26,31 +26,27 @@ DuckDB within a memory limit, on a database in a temporary folder that goes when
 from __future__ import annotations
 
 import math
-import re
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from lib import review_files
+from lib.sql_workspace import Workspace
 from lib.errors import DataError, ParameterError
 from lib.files import atomically
-
-if TYPE_CHECKING:
-    import duckdb
 
 QUANTILES = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 1)
 """Where the long tail is looked at: mostly at its ends."""
 
 PARTS = ("train", "validate", "test")
+
+SQL = Path(__file__).with_suffix(".sql")
+"""The rules."""
 
 _EXAMPLES_A_CAUSE = 3
 _SPLIT_DIGITS = 8
@@ -92,7 +88,7 @@ def read(
         If the memory limit or the number of threads is not one.
     """
     path, columns = review_files.check(path)
-    return Reviews(path, columns, _Engine(memory_limit, threads, temp_directory))
+    return Reviews(path, columns, Workspace(SQL, memory_limit, threads, temp_directory))
 
 
 class Reviews:
@@ -119,24 +115,24 @@ class Reviews:
         What is there after that.
     """
 
-    def __init__(self, path: Path, columns: list[str], engine: _Engine) -> None:
+    def __init__(self, path: Path, columns: list[str], workspace: Workspace) -> None:
         self.path = path
-        self._engine = engine
+        self._workspace = workspace
         self._kept: Kept | None = None
-        with engine.working(f"reading {path}"):
-            review_files.load(engine.connection, path, columns, engine.folder)
-            engine.make("checked", stored=False)
+        with workspace.working(f"reading {path}"):
+            review_files.load(workspace.connection, path, columns, workspace.folder)
+            workspace.make("checked", stored=False)
             self._count_rows("review_date" in columns)
-            engine.make("ratings")
-            engine.make("titles")
-            engine.run("DROP VIEW checked; DROP VIEW raw; DROP TABLE file_rows")
-            self._variety = engine.row(_VARIETY.format(table="ratings"))
+            workspace.make("ratings")
+            workspace.make("titles")
+            workspace.run("DROP VIEW checked; DROP VIEW raw; DROP TABLE file_rows")
+            self._variety = workspace.row(_VARIETY.format(table="ratings"))
         self.ratings, self.customers, self.videos = self._variety[:3]
         self.duplicates = self.rows - int(self.skipped["rows"].sum()) - self.ratings
 
     def _count_rows(self, dated: bool) -> None:
-        engine = self._engine
-        self.skipped = engine.frame(
+        workspace = self._workspace
+        self.skipped = workspace.frame(
             """
             SELECT cause, count(*) AS rows FROM (
                 SELECT cause FROM broken UNION ALL SELECT problem FROM checked WHERE problem IS NOT NULL
@@ -144,7 +140,7 @@ class Reviews:
             """
         )
         malformed = int(self.skipped["rows"].sum())
-        well_formed, undated = engine.row(
+        well_formed, undated = workspace.row(
             "SELECT count(*), count(*) FILTER (review_day IS NULL AND review_second IS NULL) FROM checked "
             "WHERE problem IS NULL"
         )
@@ -165,7 +161,7 @@ class Reviews:
         known_line = "checked.line + 2 + (SELECT count(*) FROM rejected WHERE rows_before <= checked.line)"
         is_lines = self.path.name.lower().endswith((".tsv", ".tsv.gz"))
         fields = review_files.REQUIRED + review_files.OPTIONAL
-        return self._engine.frame(
+        return self._workspace.frame(
             f"""
             WITH malformed AS (
                 SELECT line, cause, content FROM broken
@@ -215,7 +211,7 @@ class Reviews:
         names = {"customer_id": "ratings per customer", "product_id": "ratings per video"}
         if by not in names:
             raise ParameterError(f"Quantiles are by customer_id or product_id, not {by!r}.")
-        tally = self._engine.frame(
+        tally = self._workspace.frame(
             f"""
             SELECT ratings, count(*) AS times FROM (SELECT count(*) AS ratings FROM ratings GROUP BY {by})
             GROUP BY ratings ORDER BY ratings
@@ -227,7 +223,7 @@ class Reviews:
 
     def star_counts(self) -> pd.DataFrame:
         """Return how often each rating was given: indexed by ``star_rating``, ascending, column ``ratings``."""
-        return self._engine.frame(
+        return self._workspace.frame(
             "SELECT star_rating, count(*) AS ratings FROM ratings GROUP BY star_rating ORDER BY star_rating"
         ).set_index("star_rating")
 
@@ -255,16 +251,16 @@ class Reviews:
                 raise ParameterError(f"{name} must be a whole number from 1, not {value!r}.")
         _require_variety(self._variety, f"in {self.path}")
         self._kept = None
-        with self._engine.working("filtering the ratings"):
-            self._engine.run(
+        with self._workspace.working("filtering the ratings"):
+            self._workspace.run(
                 f"""
                 CREATE OR REPLACE TABLE limits AS SELECT
                     {min_customer_ratings} AS min_customer_ratings, {min_video_ratings} AS min_video_ratings
                 """
             )
             for name in ("kept", "customer_numbers", "video_numbers"):
-                self._engine.make(name)
-            variety = self._engine.row(_VARIETY.format(table="kept"))
+                self._workspace.make(name)
+            variety = self._workspace.row(_VARIETY.format(table="kept"))
         filters = f"with at least {min_customer_ratings} ratings a customer and {min_video_ratings} a video"
         _require_variety(variety, filters)
         self._kept = Kept(self, *variety[:3])
@@ -272,7 +268,7 @@ class Reviews:
 
     def close(self) -> None:
         """Delete the temporary database.  What was made from it by `keep` and `split` can no longer be used."""
-        self._engine.close()
+        self._workspace.close()
 
     def __enter__(self) -> Reviews:
         return self
@@ -327,25 +323,25 @@ class Kept:
         """
         self._require_current()
         train_below, validate_below = _thresholds(fractions)
-        engine = self.reviews._engine
+        workspace = self.reviews._workspace
         self._parts = None
-        with engine.working("splitting the ratings"):
-            engine.run(
+        with workspace.working("splitting the ratings"):
+            workspace.run(
                 f"""
                 CREATE OR REPLACE TABLE split AS SELECT
                     '{int(seed)}' AS seed, '{train_below}' AS train_below, '{validate_below}' AS validate_below
                 """
             )
             for name in ("parts", "customers", "videos"):
-                engine.make(name)
-            counts = engine.frame(
+                workspace.make(name)
+            counts = workspace.frame(
                 """
                 SELECT part, count(*) AS ratings, count(DISTINCT customer) AS customers,
                     count(DISTINCT video) AS videos
                 FROM parts GROUP BY part
                 """
             )
-            cold = engine.row(
+            cold = workspace.row(
                 "SELECT (SELECT count(*) FROM customers WHERE train_ratings = 0), "
                 "(SELECT count(*) FROM videos WHERE train_ratings = 0)"
             )
@@ -407,7 +403,7 @@ class Parts:
             raise DataError(
                 "A later split() has taken the place of these parts.", hint="Use what it returned."
             )
-        engine = self.kept.reviews._engine
+        workspace = self.kept.reviews._workspace
         queries = {
             part: f"SELECT {_RATING_COLUMNS} FROM parts WHERE part = '{part}' "
             f"ORDER BY {'random_order, ' if part == 'train' else ''}customer, video"
@@ -416,86 +412,11 @@ class Parts:
         queries["customers"] = "FROM customers ORDER BY customer"
         queries["videos"] = "FROM videos ORDER BY video"
         paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
-        with engine.working(f"writing to {folder}"), ExitStack() as files:
+        with workspace.working(f"writing to {folder}"), ExitStack() as files:
             for name, query in queries.items():
                 partial = str(files.enter_context(atomically(paths[name]))).replace("'", "''")
-                engine.run(f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd)")
+                workspace.run(f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd)")
         return paths
-
-
-class _Engine:
-    """A DuckDB database in a temporary folder, and the statements of ``ratings.sql``."""
-
-    def __init__(self, memory_limit: str, threads: int | None, temp_directory: str | Path | None) -> None:
-        import duckdb
-
-        self.memory_limit = memory_limit
-        if threads is not None and threads < 1:
-            raise ParameterError(f"threads must be a whole number from 1, not {threads!r}.")
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix="reelbook-ratings-", dir=temp_directory))
-        except OSError as error:
-            raise DataError(
-                f"A temporary folder cannot be made in {temp_directory or tempfile.gettempdir()}: {error.strerror}.",
-                hint="Choose another temp_directory.",
-            ) from error
-        config: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": str(self.folder / "spill")}
-        if threads is not None:
-            config["threads"] = int(threads)
-        try:
-            self.connection = duckdb.connect(str(self.folder / "ratings.duckdb"), config=config)
-        except duckdb.Error as error:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise ParameterError(
-                f"memory_limit {memory_limit!r} is not a size.", hint="Write it like 1GB."
-            ) from error
-        self.close = weakref.finalize(self, _close, self.connection, self.folder)
-
-    def run(self, sql: str) -> None:
-        self.connection.execute(sql)
-
-    def frame(self, sql: str) -> pd.DataFrame:
-        with self.working("counting"):
-            frame: pd.DataFrame = self.connection.execute(sql).df()
-        return frame
-
-    def row(self, sql: str) -> tuple[Any, ...]:
-        """Return the one row of a query."""
-        with self.working("counting"):
-            (row,) = self.connection.execute(sql).fetchall()
-        return tuple(row)
-
-    def make(self, name: str, stored: bool = True) -> None:
-        """Make a view of ``ratings.sql``, as a table so that it is computed once, unless told otherwise."""
-        self.run(f"CREATE OR REPLACE {'TABLE' if stored else 'VIEW'} {name} AS {_statements()[name]}")
-
-    @contextmanager
-    def working(self, doing: str) -> Iterator[None]:
-        """Turn what DuckDB or the disk refuses into one sentence."""
-        import duckdb
-
-        try:
-            yield
-        except duckdb.OutOfMemoryException as error:
-            raise DataError(
-                f"The memory limit of {self.memory_limit} is too small for {doing}.",
-                hint="Give a greater memory_limit, or room on the disk of temp_directory.",
-            ) from error
-        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, OSError) as error:
-            full = "No space left" in str(error)
-            reason = (
-                "no space is left" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
-            )
-            raise DataError(
-                f"The disk refused {doing}: {reason}.", hint="Free some space, or choose another folder."
-            ) from error
-        except duckdb.ConnectionException as error:
-            raise DataError("These reviews are closed.", hint="Read the file again.") from error
-
-
-def _close(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    connection.close()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_variety(variety: tuple[Any, ...], where: str) -> None:
@@ -512,15 +433,6 @@ def _require_variety(variety: tuple[Any, ...], where: str) -> None:
             f"All {ratings:,} ratings {where} are equal ({lowest:g}): there is nothing to predict.",
             hint="Is star_rating the right column?",
         )
-
-
-@cache
-def _statements() -> dict[str, str]:
-    """Return the query of each view in ``ratings.sql``."""
-    text = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    return dict(
-        re.findall(r"^CREATE OR REPLACE TEMPORARY VIEW (\w+) AS\n(.*?);$", text, re.DOTALL | re.MULTILINE)
-    )
 
 
 def _thresholds(fractions: Sequence[float]) -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""The grouped parameters of a parameter file: what may stand under ``account``, ``training`` and so on.
+"""What values parameters may have, beyond the type that the notebooks declare.
 
-Single parameters are declared by the notebooks.  Those that belong together travel as one mapping, and
-this module says which keys it has and of which type, so that a misspelt key is refused before any
-kernel starts.
+Parameters that belong together travel as one mapping, such as ``account`` or ``training``: this module says
+which keys it has.  Some others are one of a few words, a hyperparameter, or ranges of them.  All is checked
+before any kernel starts.
 """
 
 from __future__ import annotations
@@ -71,6 +71,18 @@ GROUPS: dict[str, type[Group]] = {
     "tuning": TuningLimits,
 }
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "target": ("local", "aws"),
+    "source": (
+        "generated",
+        "file",
+        "movielens-100k",
+        "movielens-1m",
+        "movielens-25m",
+        "amazon-reviews-2023",
+    ),
+}
+
 AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
@@ -98,9 +110,71 @@ def validate(group: type[AnyGroup], values: dict[str, Any] | None, parameter: st
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = list(group.model_fields)
-            there_are = f"there are {', '.join(known)}."
             raise ParameterError(
-                f"Parameter `{parameter}` has no key `{key}`: {did_you_mean(key, known) or there_are}"
+                f"Parameter `{parameter}` has no key `{key}`.", hint=_guess(key, known)
             ) from None
         problem = first["msg"][0].lower() + first["msg"][1:]
         raise ParameterError(f"Parameter `{parameter}.{key}` is {first['input']!r}: {problem}.") from None
+
+
+def check(name: str, value: Any) -> None:
+    """Check the value of any parameter, as far as more is known of it than its type.
+
+    Raises
+    ------
+    ParameterError
+        With one sentence: an unknown key or word, a value out of range.
+    """
+    from lib.fm import hyperparameters as fm_hyperparameters
+
+    if name in GROUPS:
+        validate(GROUPS[name], value, name)
+    elif name in CHOICES and value not in CHOICES[name]:
+        raise ParameterError(
+            f"Parameter `{name}` cannot be {value!r}.", hint=_guess(str(value), list(CHOICES[name]))
+        )
+    elif name == "hyperparameters":
+        for key, setting in value.items():
+            _check_hyperparameter(key, setting)
+    elif name == "ranges":
+        for key, bounds in value.items():
+            check_range(key, bounds)
+    elif name in fm_hyperparameters.NAMES and name not in ("feature_dim", "predictor_type"):
+        _check_hyperparameter(name, value)
+
+
+def check_range(name: str, bounds: Any) -> None:
+    """Check that a tuning job can search ``[low, high]`` for a hyperparameter.
+
+    Raises
+    ------
+    ParameterError
+        For a name that SageMaker does not tune, bounds that are no two ascending numbers, or that the
+        hyperparameter cannot take.
+    """
+    from lib.fm import hyperparameters as fm_hyperparameters
+
+    fm_hyperparameters.tunable_kind(name)
+    is_pair = isinstance(bounds, list | tuple) and len(bounds) == 2
+    if not is_pair or any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in bounds):
+        raise ParameterError(f"The range of `{name}` is {bounds!r}, but should be two numbers, [low, high].")
+    if not bounds[0] < bounds[1]:
+        raise ParameterError(
+            f"The range of `{name}` is {bounds!r}: the first number must be below the second."
+        )
+    for bound in bounds:
+        _check_hyperparameter(name, bound)
+
+
+def _check_hyperparameter(name: str, value: Any) -> None:
+    from lib.fm import hyperparameters as fm_hyperparameters
+
+    others = {"feature_dim": 1, "num_factors": 2, "predictor_type": "regressor"}
+    if name.endswith("_init_method"):
+        others[name.replace("method", "value")] = 0
+    fm_hyperparameters.validate({**others, name: value})
+
+
+def _guess(name: str, known: list[str]) -> str:
+    guess = did_you_mean(name, known)
+    return guess[0].upper() + guess[1:] if guess else f"There are {', '.join(known)}."

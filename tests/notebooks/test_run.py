@@ -157,6 +157,6 @@ def test_wrong_use_is_refused_in_one_sentence_before_any_kernel_starts(outputs, 
     before = set(outputs.iterdir())
     done = run_all(outputs, *arguments)
     assert done.returncode == 2
-    assert sentence in done.stderr
+    assert sentence.lower() in done.stderr.lower()
     assert len(done.stderr.strip().splitlines()) == 1
     assert set(outputs.iterdir()) == before
