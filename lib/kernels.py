@@ -188,10 +188,20 @@ class KernelPool:
             order.future.set_exception(error)
 
     def _start(self, order: _Order) -> Kernel:
+        kernel = self._launch(order.kernel_name)
+        self._warm_up(kernel, order, order.imports)
+        if kernel.death() and order.imports and not self._closing:
+            # An import ended the process: let it do so in the notebook's own cell, where it can be seen.
+            kernel = self._launch(order.kernel_name)
+            self._warm_up(kernel, order, [])
+        return kernel
+
+    def _launch(self, kernel_name: str) -> Kernel:
+        """Start a kernel's process."""
         number = len(self._started) + 1
         kernel = Kernel(
             _manager_class()(
-                kernel_name=order.kernel_name,
+                kernel_name=kernel_name,
                 transport="ipc" if os.name == "posix" else "tcp",
                 connection_file=str(self._sockets / f"{number}.json"),
                 log=_LOG,
@@ -209,10 +219,9 @@ class KernelPool:
                 stdout=log,
                 stderr=log,
             )
-        self._warm_up(kernel, order)
         return kernel
 
-    def _warm_up(self, kernel: Kernel, order: _Order) -> None:
+    def _warm_up(self, kernel: Kernel, order: _Order, imports: Sequence[str]) -> None:
         """Wait until a kernel answers, and let it import what the notebook will import."""
         from jupyter_client.blocking.client import BlockingKernelClient
 
@@ -222,7 +231,7 @@ class KernelPool:
         client.start_channels()
         try:
             client.wait_for_ready(timeout=START_SECONDS)
-            request = client.execute(_warm_up_code(order.imports), silent=True, store_history=False)
+            request = client.execute(_warm_up_code(imports), silent=True, store_history=False)
             deadline = time.monotonic() + WARM_UP_SECONDS
             while time.monotonic() < deadline and not kernel.death():
                 if self._closing or order.forgotten:

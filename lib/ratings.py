@@ -36,9 +36,9 @@ import numpy as np
 import pandas as pd
 
 from lib import review_files
-from lib.sql_workspace import Workspace
 from lib.errors import DataError, ParameterError
 from lib.files import atomically
+from lib.sql_workspace import Workspace
 
 QUANTILES = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 1)
 """Where the long tail is looked at: mostly at its ends."""
@@ -172,7 +172,7 @@ class Reviews:
                 FROM checked JOIN file_rows ON file_rows.rowid = checked.line
                 WHERE problem IS NOT NULL
             )
-            SELECT line, cause, content[:200] AS content FROM malformed
+            SELECT line, cause, coalesce(content, '')[:200] AS content FROM malformed
             QUALIFY row_number() OVER (PARTITION BY cause ORDER BY line, content) <= {_EXAMPLES_A_CAUSE}
             ORDER BY line, cause, content
             """

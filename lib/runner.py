@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -158,10 +159,7 @@ class _Run:
                 self.progress.ended(record)
                 continue
             look_ahead = 0 if failed else self.look_ahead
-            for coming in self.plan.selected[index : index + 1 + look_ahead]:
-                contract = self.plan.contracts[coming.name]
-                self.kernels.order(coming.name, contract.kernel, contract.imports)
-            self._run_stage(stage, record)
+            self._run_stage(record, self.plan.selected[index : index + 1 + look_ahead])
             if record.status == "failed" and not failed:
                 failed = stage.name
 
@@ -192,23 +190,33 @@ class _Run:
                 record.status, record.why = "skipped", "the run broke off"
         self._end("failed")
 
-    def _run_stage(self, stage: Stage, record: StageRecord) -> None:
-        """Execute one notebook and record the truth about it."""
+    def _run_stage(self, record: StageRecord, coming: Sequence[Stage]) -> None:
+        """Execute one notebook and record the truth about it.
+
+        Parameters
+        ----------
+        record : StageRecord
+        coming : sequence of Stage
+            This stage and those whose kernels are to be started ahead.
+        """
         record.status, record.started = "running", records.now()
-        self.progress.started(stage.name)
+        self.progress.started(record.name)
         self._target(record).unlink(missing_ok=True)  # of an earlier attempt
         try:
-            values = self.plan.values(stage.name, self.scraps)
+            values = self.plan.values(record.name, self.scraps)
         except ParameterError as error:
             self._write()
             self._settle(record, error)
             return
         record.parameters = values
         self._write()
+        for stage in coming:
+            contract = self.plan.contracts[stage.name]
+            self.kernels.order(stage.name, contract.kernel, contract.imports)
         raised: Exception | None = None
         try:
-            self.kernel = self._wait(self.kernels.take(stage.name))
-            contract = self.plan.contracts[stage.name]
+            self.kernel = self._wait(self.kernels.take(record.name))
+            contract = self.plan.contracts[record.name]
             given = {
                 name: value for name, value in values.items() if value != contract.parameters[name].default
             }

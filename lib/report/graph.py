@@ -19,6 +19,7 @@ from lib.report.reading import Stage
 ARROW = 7.0  # pixels
 RADIUS = 8.0
 MARGIN = 2.0
+LIFT = 13.0  # from the first lane to the nearest track
 
 Point = tuple[float, float]
 
@@ -90,8 +91,8 @@ def draw(stages: Sequence[Stage], measures: Measures) -> Drawing:
     layers, edges = _layers(stages)
     lanes = _lanes(stages, layers)
     tracks = _tracks(edges, layers)
-    depth = (max(tracks.values(), default=-1) + 1) * measures.track
-    start = MARGIN + (depth + 6 if depth else 0)
+    depth = max(tracks.values()) * measures.track if tracks else None
+    start = MARGIN + (depth + LIFT if depth is not None else 0)
     step_along, step_across = measures.along + measures.gap, measures.across + measures.lane_gap
     corners = [
         (MARGIN + layers[number] * step_along, start + lanes[number] * step_across)
@@ -99,7 +100,7 @@ def draw(stages: Sequence[Stage], measures: Measures) -> Drawing:
     ]
     lines = []
     for edge in edges:
-        track = start - 6 - tracks[edge] * measures.track if edge in tracks else None
+        track = start - LIFT - tracks[edge] * measures.track if edge in tracks else None
         points = _route(edge, corners, lanes, track, measures)
         live = all(stages[end].status not in ("skipped", "pending") for end in (edge.source, edge.target))
         lines.append(_line(points, edge.kind, live, measures.tall))

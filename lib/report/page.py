@@ -45,7 +45,8 @@ COMPARED = {
     "rmse": "model",
     "best_rmse": "best reachable",
 }
-OWN_ROW = "model"
+OWN_ROW, NAIVE_ROW = "model", "mean rating"
+MOST_COMPARED = 12
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -61,10 +62,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of the errors compared; the length is a percentage."""
+    """One row of the errors compared.
+
+    ``gain`` says by how much the error is lower than the reference's; ``length`` is that of its bar, in percent.
+    """
 
     name: str
     value: words.Shown
+    gain: str
     length: float
     own: bool
 
@@ -77,6 +82,7 @@ class Result:
     verdict: str
     metrics: tuple[Metric, ...]
     compared: tuple[Comparison, ...]
+    reference: str
     source: Stage | None
 
 
@@ -113,15 +119,16 @@ def render(run: Run) -> str:
 
 def summary(run: Run) -> str:
     """Return how a run went, in one sentence."""
-    counts = {status: 0 for status in COUNTED}
+    counts = dict.fromkeys(COUNTED, 0)
     for stage in run.stages:
         if stage.status in counts:
             counts[stage.status] += 1
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     stages = f"{words.count(len(run.stages), 'stage')}: {told}." if told else "No stage is recorded."
-    took = f" after {words.duration(run.seconds)}" if run.seconds is not None else ""
+    time = words.duration(run.seconds)
+    took = f" after {time}" if time else ""
     return {
-        "completed": f"The run completed{took}. Of {stages}",
+        "completed": f"The run completed{' in ' + time if time else ''}. Of {stages}",
         "failed": f"The run failed{took}. Of {stages}",
         "interrupted": f"The run was interrupted{took}. Of {stages}",
         "running": f"The run was going on when this page was made, so it is not the whole story. Of {stages}",
@@ -144,11 +151,13 @@ def result(run: Run) -> Result:
     )
     accepted = scraps.get("accepted")
     margin = source.parameters.get("margin") if source else None
+    reference, compared = _compared(scraps)
     return Result(
         accepted=accepted if isinstance(accepted, bool) else None,
         verdict=_verdict(scraps.get("rmse"), scraps.get("baseline_rmse"), margin),
         metrics=metrics,
-        compared=_compared(scraps),
+        compared=compared,
+        reference=reference,
         source=source,
     )
 
@@ -170,27 +179,35 @@ def _verdict(rmse: Any, baseline: Any, margin: Any) -> str:
     if abs(gain) < 0.0005:
         sentence = "The model’s error is that of the bias baseline"
     else:
-        sentence = f"The model’s error is {words.percent(gain)} {'lower' if gain > 0 else 'higher'} than the bias baseline’s"
+        way = "lower" if gain > 0 else "higher"
+        sentence = f"The model’s error is {words.percent(gain)} {way} than the bias baseline’s"
     if _is_number(margin) and 0 <= margin < 1:
         sentence += f"; at least {words.percent(margin)} lower is asked"
     return sentence + "."
 
 
-def _compared(scraps: dict[str, Any]) -> tuple[Comparison, ...]:
-    """Return the model's error among the others, the largest first."""
-    values = {name: scraps.get(key) for key, name in COMPARED.items()}
+def _compared(scraps: dict[str, Any]) -> tuple[str, tuple[Comparison, ...]]:
+    """Return what the errors are measured by, and the errors, the largest first."""
     published = scraps.get("rmse_compared")
-    if isinstance(published, dict):
-        values = {**published, **{name: value for name, value in values.items() if _is_number(value)}}
-    numbers = {name: value for name, value in values.items() if _is_number(value) and 0 < value < 1e6}
-    if len(numbers) < 2 or len(numbers) > 12:
-        return ()
-    largest = max(numbers.values())
-    ordered = sorted(numbers.items(), key=lambda item: -item[1])
-    return tuple(
-        Comparison(words.shortened(name, 60), words.measured(value), round(value / largest * 100, 2), name == OWN_ROW)
-        for name, value in ordered
-    )
+    values = dict(published) if isinstance(published, dict) else {}
+    values |= {name: scraps[key] for key, name in COMPARED.items() if _is_number(scraps.get(key))}
+    errors = {name: value for name, value in values.items() if _is_number(value) and 0 < value < 1e6}
+    if not 2 <= len(errors) <= MOST_COMPARED:
+        return "", ()
+    reference = NAIVE_ROW if NAIVE_ROW in errors else max(errors, key=lambda name: errors[name])
+    gains = {name: 1 - error / errors[reference] for name, error in errors.items()}
+    best = max(gains.values()) or 1.0
+    rows = [
+        Comparison(
+            name=words.shortened(name, 60),
+            value=words.measured(errors[name]),
+            gain="" if name == reference else words.signed_percent(gains[name]),
+            length=round(max(0.0, gains[name] / best * 100), 2),
+            own=name == OWN_ROW,
+        )
+        for name in sorted(errors, key=lambda name: (-errors[name], name))
+    ]
+    return reference, tuple(rows)
 
 
 def _is_number(value: Any) -> bool:

@@ -136,6 +136,11 @@ def given(value: Any) -> Shown:
     return _as_given(value)
 
 
+def signed_percent(share: float) -> str:
+    """Return a share with a minus sign where it is negative."""
+    return f"−{percent(share)}" if share < -0.0005 else percent(share)
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """Return a text, cut where it is longer than that, with what was cut told."""
     if len(text) <= longest:

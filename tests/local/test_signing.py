@@ -16,14 +16,17 @@ from lib.local.signing import UNSIGNED_PAYLOAD, Credentials, SignedRequest, read
 
 MINE = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 EMPTY = hashlib.sha256(b"").hexdigest()
-NOW = dt.datetime.now(dt.UTC)
+
+
+def after(seconds: float) -> dt.datetime:
+    return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
 
 
 def refusal(
     request: SignedRequest, payload_hash: str = EMPTY, credentials: Credentials = MINE, late: float = 0
 ) -> str:
     with pytest.raises(AwsError) as caught:
-        verify(request, read_claim(request), payload_hash, credentials, NOW + dt.timedelta(seconds=late))
+        verify(request, read_claim(request), payload_hash, credentials, after(late))
     return caught.value.code
 
 
@@ -81,7 +84,7 @@ def test_what_botocore_signs_is_accepted(path: str, service: str) -> None:
 def test_our_own_signature_is_accepted_and_every_change_of_the_request_refused() -> None:
     request = SignedRequest("GET", "/path", "a=1", {"host": "127.0.0.1:8000", "x-amz-target": "T"})
     request = replace(request, headers=sign(request, b"", "s3", "us-east-1", MINE))
-    verify(request, read_claim(request), EMPTY, MINE, NOW)
+    verify(request, read_claim(request), EMPTY, MINE)
     changed = [
         replace(request, method="PUT"),
         replace(request, raw_path="/other"),
@@ -109,7 +112,7 @@ def test_other_credentials_are_refused_in_the_words_of_the_service() -> None:
 def test_a_request_replayed_late_or_sent_early_is_refused() -> None:
     plain = SignedRequest("GET", "/", "", {"host": "127.0.0.1:8000"})
     request = replace(plain, headers=sign(plain, b"", "s3", "us-east-1", MINE))
-    verify(request, read_claim(request), EMPTY, MINE, NOW + dt.timedelta(minutes=14))
+    verify(request, read_claim(request), EMPTY, MINE, after(14 * 60))
     assert refusal(request, late=16 * 60) == "RequestTimeTooSkewed"
     assert refusal(request, late=-16 * 60) == "RequestTimeTooSkewed"
 

@@ -78,8 +78,8 @@ def test_every_figure_has_an_alternative_text(small_run):
 def test_no_credential_is_in_anything_a_run_leaves(small_run, local_aws):
     for path in small_run[0].rglob("*"):
         text = path.read_text()
-        assert local_aws.secret_key not in text
-        assert local_aws.access_key not in text
+        assert local_aws.credentials.secret_key not in text
+        assert local_aws.credentials.access_key not in text
 
 
 def test_a_second_run_with_the_same_parameters_has_the_same_metrics(outputs, small_run):
@@ -120,7 +120,7 @@ def test_a_part_of_the_stages_goes_on_with_the_run_it_names(outputs, small_run):
             "equal",
         ),
         ("customer_id\tproduct_id\tstar_rating\n" + "a\tb\tbad\n" * 30, "malformed"),
-        ("\x89PNG\r\n\x1a\n" + "x" * 99, "file"),
+        ("\x89PNG\r\n\x1a\n" + "x" * 99, "png image"),
     ],
     ids=["empty", "one customer", "all ratings equal", "mostly malformed", "another format"],
 )

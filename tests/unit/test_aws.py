@@ -172,8 +172,8 @@ def test_aws_needs_a_role(machine: Path) -> None:
 
 
 def test_an_unknown_profile_is_refused(machine: Path) -> None:
-    with pytest.raises(ParameterError, match="no profile `wrok`: did you mean `work`"):
-        aws.connect("aws", profile="wrok", role_arn=ROLE)
+    with pytest.raises(ParameterError, match="no profile `works`: did you mean `work`"):
+        aws.connect("aws", profile="works", role_arn=ROLE)
 
 
 def test_missing_credentials_are_said(machine: Path) -> None:

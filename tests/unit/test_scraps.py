@@ -163,6 +163,23 @@ def test_a_last_run_whose_folder_is_gone_is_none(outputs):
     assert scraps.latest(run_id=None) == ("by-hand",)
 
 
+def test_plain_papermill_runs_a_notebook_by_hand_which_publishes_into_a_run(outputs, tmp_path):
+    code = (
+        "import sys\n"
+        "from lib.scraps import import_quickly\n"
+        "papermill = import_quickly('papermill')\n"
+        "papermill.execute_notebook(*sys.argv[1:], {'start': 8}, progress_bar=False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(records.ROOT)}
+    source, target = FIXTURES / "publishes_a_number.ipynb", tmp_path / "executed.ipynb"
+    begin_run(outputs, "mine", other=1)
+    subprocess.run(
+        [sys.executable, "-c", code, source, target], env=environment, capture_output=True, check=True
+    )
+    assert records.read_scraps(outputs / "mine") == {"other": 1, "number": 9, "uri": "s3://bucket/None"}
+    assert scraps.collect(target, ["number", "uri"])["number"] == 9
+
+
 def executed_notebook(folder: Path, values: dict[str, object]) -> Path:
     """Write a notebook with outputs as scrapbook's glue leaves them."""
     from notebook_files import cell, write_cells
