@@ -56,18 +56,19 @@ def settle(
     failure : StageFailure or None
         Why the stage did not succeed.
     """
+    failure = StageFailure("Interrupted", f"{interrupted_by} stopped the run.")
+    if interrupted_by and not executed.exists():
+        return {}, failure
     notebook = _load(executed) or _unexecuted(contract.path)
-    failing = _failing_cell(notebook, raised)
-    failure = None
-    if interrupted_by:
-        failure = StageFailure("Interrupted", f"{interrupted_by} stopped the run.")
-    elif raised is not None or failing is not None:
-        failure = _failure(notebook, failing, raised, death, last_words)
-    else:
-        try:
-            return collect(executed, contract.publishes), None
-        except errors.ScrapError as error:
-            failure = StageFailure("ScrapError", str(error))
+    failing = _failing_cell(notebook, ended_early=raised is not None or bool(interrupted_by))
+    if not interrupted_by:
+        if raised is None and failing is None:
+            try:
+                return collect(executed, contract.publishes), None
+            except errors.ScrapError as error:
+                failure = StageFailure("ScrapError", str(error))
+        else:
+            failure = _failure(notebook, failing, raised, death, last_words)
     if failing is not None:
         failure.cell = _own_number(notebook, failing)
         failure.source = notebook.cells[failing].source
@@ -101,7 +102,7 @@ def _unexecuted(path: Path) -> Any:
     return notebook
 
 
-def _failing_cell(notebook: Any, raised: BaseException | None) -> int | None:
+def _failing_cell(notebook: Any, ended_early: bool) -> int | None:
     """Return the index of the cell at which the execution ended early, or None."""
     code = [
         index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()
@@ -109,7 +110,7 @@ def _failing_cell(notebook: Any, raised: BaseException | None) -> int | None:
     for index in code:
         if _state(notebook.cells[index]).get("exception"):
             return index
-    if raised is not None:
+    if ended_early:
         return max((index for index in code if _state(notebook.cells[index]).get("start_time")), default=None)
     for index in code:
         cell = notebook.cells[index]

@@ -247,9 +247,7 @@ class _Run:
         if kernel is not None:
             self.kernels.end(kernel, at_once=failure is not None)
         if failure is not None:
-            own = shown(self.plan.contracts[record.name].path)
-            saved = shown(self._target(record))
-            failure.hint = f"See {saved}, mend {own}, and go on with: {COMMAND} --from {record.name}"
+            failure.hint = self._next_step(record, stopped=bool(stopped_by))
         record.status = "completed" if failure is None else "interrupted" if stopped_by else "failed"
         record.error = failure
         record.scraps = scraps
@@ -285,6 +283,13 @@ class _Run:
 
     def _of(self, stage: Stage) -> StageRecord:
         return next(record for record in self.record.stages if record.name == stage.name)
+
+    def _next_step(self, record: StageRecord, stopped: bool) -> str:
+        go_on = f"{COMMAND} --from {record.name}"
+        if stopped:
+            return f"Go on with: {go_on}"
+        own = shown(self.plan.contracts[record.name].path)
+        return f"See {shown(self._target(record))}, mend {own}, and go on with: {go_on}"
 
     def _target(self, record: StageRecord) -> Path:
         return (self.plan.folder / record.notebook).absolute()

@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from lib import records
+from lib.records import RunRecord, StageFailure, StageRecord
+
 RUN_ID = "20261123-091500"
 STARTED = datetime.fromisoformat("2026-11-23T09:15:00.250+00:00")
 S3 = f"s3://reelbook/runs/{RUN_ID}"
@@ -97,130 +100,122 @@ FAILING_CELL = """job = jobs.train(
     training=training,
 )
 print(f"{job.job_name}: trained in {job.seconds} s, billed {job.billable_seconds} s")"""
-ERROR = {
-    "kind": "JobFailed",
-    "message": f"The training job {RUN_ID}-train-158d7204 failed: ClientError: mini_batch_size 500000 is larger "
-    "than the 26,101 rows of the train channel.\nThe last lines of its log:\n"
-    "#metrics {\"Metrics\": {}}\nCustomer Error: mini_batch_size 500000 is larger than the data.",
-    "cell": 7,
-    "source": FAILING_CELL,
-    "traceback": "Cell In[5], line 1\n----> 1 job = jobs.train(\n      2     connection,\n      3     run_id,\n\n"
+NEXT_STEP = (
+    f"See outputs/{RUN_ID}/03_train.ipynb, mend notebooks/03_train.ipynb, and go on with: "
+    ".venv/bin/python run_all.py --from 03_train"
+)
+FAILURE = StageFailure(
+    kind="JobFailed",
+    message=f"The training job {RUN_ID}-train-158d7204 failed: ClientError: mini_batch_size 500000 is larger than "
+    "the 26,101 rows of the train channel.\nThe last lines of its log:\n"
+    "Customer Error: mini_batch_size 500000 is larger than the data.",
+    cell=7,
+    source=FAILING_CELL,
+    traceback="Cell In[5], line 1\n----> 1 job = jobs.train(\n      2     connection,\n      3     run_id,\n\n"
     'File lib/jobs.py:184, in train(account, run_id, **request)\n    183 if job.status == "Failed":\n'
     "--> 184     raise JobFailed(sentence, job=name, reason=job.failure_reason, log_lines=lines)\n\n"
     "JobFailed: The training job failed",
-    "hint": f"See outputs/{RUN_ID}/03_train.ipynb, mend notebooks/03_train.ipynb, and go on with: "
-    ".venv/bin/python run_all.py --from 03_train",
-}
+    hint=NEXT_STEP,
+)
+INTERRUPTION = StageFailure(
+    kind="Interrupted",
+    message="SIGINT stopped the run.",
+    cell=6,
+    source="predicted = evaluation.clip(jobs.read_predictions(predictions_uri), lowest, highest)",
+    hint=NEXT_STEP.replace("03_train", "06_evaluate"),
+)
 
 
 def completed(folder: Path) -> Path:
     """Build a run that completed; 04_tune was skipped."""
-    run = record({name: "completed" for name in SECONDS})
-    return save(folder, run)
+    return save(folder, record())
 
 
 def failed(folder: Path) -> Path:
     """Build a run whose training failed: what follows was skipped, 08_clean_up ran."""
-    states = {name: "completed" for name in SECONDS}
-    states |= {"03_train": "failed", "05_transform": "skipped", "06_evaluate": "skipped"}
-    run = record(states, status="failed")
-    stage_of(run, "03_train")["error"] = dict(ERROR)
+    run = record({"03_train": "failed", "05_transform": "skipped", "06_evaluate": "skipped"}, "failed")
+    run.stage("03_train").error = FAILURE
     for name in ("05_transform", "06_evaluate"):
-        stage_of(run, name)["why"] = "03_train failed"
+        run.stage(name).why = "03_train failed"
     return save(folder, run)
 
 
 def running(folder: Path) -> Path:
     """Build a run that is training now; the notebook being executed is half written."""
-    states = {name: "pending" for name in SECONDS}
-    states |= {"00_collect": "completed", "01_preprocess": "completed", "02_prepare": "completed"}
-    run = record(states | {"03_train": "running"}, status="running")
-    save(folder, run)
+    later = dict.fromkeys(["05_transform", "06_evaluate", "08_clean_up"], "pending")
+    save(folder, record({"03_train": "running", **later}, "running"))
     (folder / "03_train.ipynb").write_text('{"cells": [{"cell_type": "code", "sou', encoding="utf-8")
     return folder
 
 
 def interrupted(folder: Path) -> Path:
     """Build a run that Ctrl-C stopped in its evaluation."""
-    states = {name: "completed" for name in SECONDS}
-    states |= {"06_evaluate": "interrupted", "08_clean_up": "skipped"}
-    run = record(states, status="interrupted")
-    stage_of(run, "06_evaluate")["error"] = {
-        **{"kind": "Interrupted", "message": "SIGINT stopped the run.", "cell": 6, "traceback": ""},
-        **{"source": "predicted = jobs.read_predictions(predictions_uri)", "hint": ERROR["hint"]},
-    }
-    stage_of(run, "08_clean_up")["why"] = "the run was interrupted"
+    run = record({"06_evaluate": "interrupted", "08_clean_up": "skipped"}, "interrupted")
+    run.stage("06_evaluate").error = INTERRUPTION
+    run.stage("08_clean_up").why = "the run was interrupted"
     return save(folder, run)
 
 
-def record(states: dict[str, str], status: str = "completed") -> dict[str, Any]:
-    """Return a run's record in which the stages have these states."""
+def record(others: dict[str, str] | None = None, status: str = "completed") -> RunRecord:
+    """Return a run's record; the stages completed, but for ``others``, whose states are given."""
+    states = {**dict.fromkeys(SECONDS, "completed"), "04_tune": "skipped", **(others or {})}
     now = STARTED
     stages = []
     for name, title in TITLES.items():
-        state = states.get(name, "skipped")
-        stage: dict[str, Any] = {
-            **{"name": name, "title": title, "notebook": f"{name}.ipynb", "status": state, "why": ""},
-            **{"started": None, "ended": None, "seconds": None, "parameters": {}, "needs": NEEDS.get(name, [])},
-            **{"publishes": list(SCRAPS.get(name, SCRAPS["03_train"])), "scraps": {}, "error": None},
-        }
+        stage = StageRecord(name, title, f"{name}.ipynb", states[name], needs=NEEDS.get(name, []))
+        stage.publishes = list(SCRAPS.get(name, SCRAPS["03_train"]))
         if name == "04_tune":
-            stage["why"] = "runs only when tune is true"
-        if state not in ("skipped", "pending"):
-            stage["started"] = now.isoformat(timespec="milliseconds")
-            stage["parameters"] = {"run_id": RUN_ID, "target": "local", "account": {}, "seed": 0}
-            if name == "06_evaluate":
-                stage["parameters"]["margin"] = 0.005
-        if state not in ("skipped", "pending", "running"):
-            now += timedelta(seconds=SECONDS[name])
-            stage |= {"ended": now.isoformat(timespec="milliseconds"), "seconds": SECONDS[name]}
-            now += timedelta(seconds=0.02)
-        if state == "completed":
-            stage["scraps"] = SCRAPS[name]
+            stage.why = "runs only when tune is true"
+        if stage.status not in ("skipped", "pending"):
+            stage.started = _time(now)
+            stage.parameters = {"run_id": RUN_ID, "target": "local", "account": {}, "seed": 0}
+            stage.parameters |= {"margin": 0.005} if name == "06_evaluate" else {}
+            if stage.status != "running":
+                now += timedelta(seconds=SECONDS[name])
+                stage.ended, stage.seconds = _time(now), SECONDS[name]
+                now += timedelta(seconds=0.02)
+        if stage.status == "completed":
+            stage.scraps = SCRAPS[name]
         stages.append(stage)
     over = status != "running"
-    scraps = {name: value for stage in stages for name, value in stage["scraps"].items()}
-    return {
-        **{"run_id": RUN_ID, "status": status, "started": STARTED.isoformat(timespec="milliseconds")},
-        "ended": now.isoformat(timespec="milliseconds") if over else None,
-        "seconds": round((now - STARTED).total_seconds(), 3) if over else None,
-        "command": "run_all.py -p epochs 50 -p num_factors 32",
-        "parameters_file": "parameters/local.yaml",
-        "command_line": [["epochs", "50"], ["num_factors", "32"]],
-        "parameters": {
-            **{"target": "local", "source": "generated", "ratings": 100_000, "seed": 0},
-            **{"epochs": 50, "num_factors": 32, "factors_wd": 0.00001},
+    return RunRecord(
+        run_id=RUN_ID,
+        status=status,
+        started=_time(STARTED),
+        ended=_time(now) if over else None,
+        seconds=round((now - STARTED).total_seconds(), 3) if over else None,
+        command="run_all.py -p epochs 50 -p num_factors 32",
+        parameters_file="parameters/local.yaml",
+        command_line=[["epochs", "50"], ["num_factors", "32"]],
+        parameters={
+            "target": "local",
+            "ratings": 100_000,
+            "epochs": 50,
+            "num_factors": 32,
+            "factors_wd": 1e-5,
         },
-        "target": "local",
-        "stages": stages,
-        "scraps": scraps,
-        "versions": {"papermill": "2.7.0", "sagemaker": "3.27.0", "numpy": "2.4.6", "matplotlib": "3.11.2"},
-        **{"python": "3.11.7", "machine": "Linux 6.18.44, x86_64, 2 CPUs"},
-    }
+        target="local",
+        stages=stages,
+        scraps={name: value for stage in stages for name, value in stage.scraps.items()},
+        versions={"papermill": "2.7.0", "sagemaker": "3.27.0", "numpy": "2.4.6", "matplotlib": "3.11.2"},
+        python="3.11.7",
+        machine="Linux 6.18.44, x86_64, 2 CPUs",
+    )
 
 
-def stage_of(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return one stage of a record."""
-    return next(stage for stage in run["stages"] if stage["name"] == name)
-
-
-def save(folder: Path, run: dict[str, Any]) -> Path:
+def save(folder: Path, run: RunRecord) -> Path:
     """Write a record, and a notebook for each stage that has begun."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in run["stages"]:
-        if stage["status"] not in ("skipped", "pending"):
-            figures = [image(name, ALT[name]) for name in FIGURES.get(stage["name"], [])]
-            if stage["status"] == "completed":
-                write_notebook(folder / stage["notebook"], stage["title"], figures)
-            else:
-                write_notebook(folder / stage["notebook"], stage["title"], [])
-    write_record(folder, run)
+    for stage in run.stages:
+        if stage.status not in ("skipped", "pending"):
+            names = FIGURES.get(stage.name, []) if stage.status == "completed" else []
+            write_notebook(folder / stage.notebook, stage.title, [image(name, ALT[name]) for name in names])
+    records.write_run(folder, run)
     return folder
 
 
-def write_record(folder: Path, run: dict[str, Any]) -> None:
-    """Write ``run.json``."""
-    (folder / "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
 
 
 def write_notebook(path: Path, title: str, outputs: list[dict[str, Any]]) -> None:

@@ -227,7 +227,10 @@ def _line(points: list[Point], kind: str, live: bool, tall: bool) -> Line:
     way_x, way_y = _direction(before_x, before_y, end_x, end_y)
     base = (end_x - way_x * ARROW, end_y - way_y * ARROW)
     half = ARROW * 0.5
-    wings = [(base[0] - way_y * half, base[1] + way_x * half), (base[0] + way_y * half, base[1] - way_x * half)]
+    wings = [
+        (base[0] - way_y * half, base[1] + way_x * half),
+        (base[0] + way_y * half, base[1] - way_x * half),
+    ]
     head = f"M{_at((end_x, end_y))} L{_at(wings[0])} L{_at(wings[1])} Z"
     return Line(_rounded([*points[:-1], base]), head, kind, live)
 

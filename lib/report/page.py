@@ -168,7 +168,11 @@ def parameter_rows(stages: tuple[Stage, ...]) -> list[ParameterRow]:
     for stage in stages:
         for name, value in stage.parameters.items():
             rows.setdefault((name, words.given(value)), []).append(stage.name)
-    return [ParameterRow(name, value, ", ".join(names)) for (name, value), names in rows.items()]
+    ran = sum(bool(stage.parameters) for stage in stages)
+    return [
+        ParameterRow(name, value, "all stages" if len(names) == ran > 1 else ", ".join(names))
+        for (name, value), names in rows.items()
+    ]
 
 
 def _verdict(rmse: Any, baseline: Any, margin: Any) -> str:
@@ -191,7 +195,9 @@ def _compared(scraps: dict[str, Any]) -> tuple[str, tuple[Comparison, ...]]:
     published = scraps.get("rmse_compared")
     values = dict(published) if isinstance(published, dict) else {}
     values |= {name: scraps[key] for key, name in COMPARED.items() if _is_number(scraps.get(key))}
-    errors = {name: value for name, value in values.items() if _is_number(value) and 0 < value < 1e6}
+    errors: dict[str, float] = {
+        name: value for name, value in values.items() if _is_number(value) and 0 < value < 1e6
+    }
     if not 2 <= len(errors) <= MOST_COMPARED:
         return "", ()
     reference = NAIVE_ROW if NAIVE_ROW in errors else max(errors, key=lambda name: errors[name])
@@ -219,7 +225,11 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "duration": words.duration,

@@ -231,7 +231,9 @@ def _figures(path: Path, stage: Stage, budget: _Budget) -> tuple[tuple[Figure, .
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         if stage.status == "running":
             return (), ()  # it is being written just now
-        return (), (f"{path.name} is not a whole notebook: it cannot be read, so its figures are missing here.",)
+        return (), (
+            f"{path.name} is not a whole notebook: it cannot be read, so its figures are missing here.",
+        )
     figures: list[Figure] = []
     broken = dropped = 0
     for output in outputs:

@@ -115,7 +115,11 @@ def measured(value: Any) -> Shown:
             return Shown("text", "a number too large to show")
         exact = repr(value) if isinstance(value, float) and math.isfinite(value) else ""
         return Shown("number", text, exact)
-    if isinstance(value, dict) and value and all(not isinstance(part, dict | list) for part in value.values()):
+    if (
+        isinstance(value, dict)
+        and value
+        and all(not isinstance(part, dict | list) for part in value.values())
+    ):
         pairs = tuple((shortened(str(name), 200), measured(part)) for name, part in list(value.items())[:50])
         return Shown("pairs", pairs=pairs)
     return _as_given(value)

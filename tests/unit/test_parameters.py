@@ -13,15 +13,16 @@ from lib.parameters import Parameter, Setting
 DECLARED = {
     name: Parameter(name, kind, default, "help", "03_train.ipynb, cell 2")
     for name, kind, default in [
-        ("source", "str", "generated"),
+        ("title", "str", "generated"),
         ("epochs", "int", 30),
-        ("factors_lr", "float", 0.001),
+        ("rate", "float", 0.001),
         ("tune", "bool", False),
         ("columns", "list", []),
-        ("ranges", "dict", {"low": 0, "high": 9}),
+        ("limits", "dict", {"low": 0, "high": 9}),
         ("account", "dict", {}),
         ("feature_dim", "int", None),
         ("num_factors", "int", 16),
+        ("target", "str", "local"),
     ]
 }
 
@@ -75,21 +76,21 @@ def test_a_file_gives_values_with_their_lines(tmp_path):
     ],
 )
 def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
-    read = parameters.from_command_line([("source", text)])["source"].value
+    read = parameters.from_command_line([("title", text)])["title"].value
     assert read == value
     assert type(read) is type(value)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_that_python_writes_is_read_back(number):
-    assert checked(("factors_lr", repr(number)))["factors_lr"] == number
+    assert checked(("rate", repr(number)))["rate"] == number
 
 
 def test_a_whole_number_serves_as_float_and_a_bool_serves_as_no_number():
-    value = checked(("factors_lr", "1"))["factors_lr"]
+    value = checked(("rate", "1"))["rate"]
     assert value == 1.0
     assert type(value) is float
-    assert "not a number (float)" in refusal(("factors_lr", "true"))
+    assert "not a number (float)" in refusal(("rate", "true"))
     assert "not a whole number (int)" in refusal(("epochs", "true"))
 
 
@@ -100,13 +101,13 @@ def test_a_whole_number_serves_as_float_and_a_bool_serves_as_no_number():
         ("epochs", "2.5", "Parameter `epochs` is 2.5 (the command line), not a whole number (int)."),
         ("epochs", "1e3", "not a whole number (int). Write 1000."),
         ("epochs", "", "Parameter `epochs` has no value (the command line)."),
-        ("factors_lr", "nan", "Parameter `factors_lr` is 'nan' (the command line), not a number (float)."),
-        ("factors_lr", ".nan", "Parameter `factors_lr` is nan (the command line), not a number (float)."),
-        ("factors_lr", ".inf", "Parameter `factors_lr` is inf (the command line), not a number (float)."),
+        ("rate", "nan", "Parameter `rate` is 'nan' (the command line), not a number (float)."),
+        ("rate", ".nan", "Parameter `rate` is nan (the command line), not a number (float)."),
+        ("rate", ".inf", "Parameter `rate` is inf (the command line), not a number (float)."),
         ("tune", "yes", "Parameter `tune` is 'yes' (the command line), not true or false (bool). Write true"),
         ("columns", "a", "Parameter `columns` is 'a' (the command line), not a list."),
-        ("ranges", "3", "Parameter `ranges` is 3 (the command line), not a mapping (dict)."),
-        ("ranges", "{1: 2}", "Parameter `ranges` is {1: 2} (the command line), not a mapping (dict)."),
+        ("limits", "3", "Parameter `limits` is 3 (the command line), not a mapping (dict)."),
+        ("limits", "{1: 2}", "Parameter `limits` is {1: 2} (the command line), not a mapping (dict)."),
         (
             "epochs.more",
             "3",
@@ -119,8 +120,14 @@ def test_a_whole_number_serves_as_float_and_a_bool_serves_as_no_number():
             "There is no parameter `zzz` (the command line). The second cell of each notebook lists",
         ),
         ("run_id", "mine", "`run_id` is not set as a parameter (the command line). Use --run-id ID."),
-        ("account.regoin", "eu", "Parameter `account` has no key `regoin`: did you mean `region`?"),
+        (
+            "account.regoin",
+            "eu",
+            "Parameter `account` has no key `regoin` (the command line). Did you mean `region`?",
+        ),
         ("account.region", "3", "Parameter `account.region` is 3:"),
+        ("target", "lokal", "Parameter `target` cannot be 'lokal' (the command line). Did you mean `local`?"),
+        ("num_factors", "1", "Parameter `num_factors` is 1"),
         (".region", "eu", "`.region` is not the name of a parameter (the command line)."),
     ],
 )
@@ -136,25 +143,25 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["2026", "no", "true", "", "1e5", "a: b", "[x"])
 def test_text_needs_no_quotes_on_the_command_line(text):
-    assert checked(("source", text)) == {"source": text}
+    assert checked(("title", text)) == {"title": text}
 
 
 def test_quotes_on_the_command_line_are_yaml_quotes():
-    assert checked(("source", "'2026'")) == {"source": "2026"}
+    assert checked(("title", "'2026'")) == {"title": "2026"}
 
 
 def test_text_needs_quotes_in_a_file_where_it_looks_like_a_number(tmp_path):
-    settings = parameters.load(write(tmp_path, "source: 2026\n"))
+    settings = parameters.load(write(tmp_path, "title: 2026\n"))
     with pytest.raises(ParameterError, match=r"is 2026 \(.*\), not text \(str\)\. Put it in quotes\."):
         parameters.validate(settings, DECLARED)
 
 
 def test_the_command_line_wins_over_the_file_and_later_pairs_over_earlier_ones(tmp_path):
-    file = parameters.load(write(tmp_path, "epochs: 5\nsource: file\n"))
+    file = parameters.load(write(tmp_path, "epochs: 5\ntitle: file\n"))
     line = parameters.from_command_line([("epochs", "6"), ("epochs", "7")])
     combined = parameters.combine(file, line)
     assert combined["epochs"] == Setting(7, "the command line", "7")
-    assert combined["source"].value == "file"
+    assert combined["title"].value == "file"
 
 
 def test_mappings_are_merged_key_by_key_over_the_file_and_the_default(tmp_path):
@@ -162,9 +169,9 @@ def test_mappings_are_merged_key_by_key_over_the_file_and_the_default(tmp_path):
     line = parameters.from_command_line([("account.tags.b", "two"), ("account.profile", "me")])
     combined = parameters.validate(parameters.combine(file, line), DECLARED)
     assert combined["account"].value == {"region": "eu", "profile": "me", "tags": {"a": "1", "b": "two"}}
-    ranges = parameters.from_command_line([("ranges.high", "5")])["ranges"]
-    assert parameters.value_of(DECLARED["ranges"], ranges) == {"low": 0, "high": 5}
-    assert DECLARED["ranges"].default == {"low": 0, "high": 9}
+    limits = parameters.from_command_line([("limits.high", "5")])["limits"]
+    assert parameters.value_of(DECLARED["limits"], limits) == {"low": 0, "high": 5}
+    assert DECLARED["limits"].default == {"low": 0, "high": 9}
 
 
 def test_a_parameter_that_was_not_given_has_its_default():
@@ -179,7 +186,7 @@ def test_a_parameter_that_was_not_given_has_its_default():
         ("# only a comment\n", "is empty."),
         ("- a\n- b\n", "is not a mapping: its lines must read `name: value`."),
         ("just text\n", "is not a mapping"),
-        ("epochs: 5\ntune: [1\nsource: a\n", "line 3 is not YAML: "),
+        ("epochs: 5\ntune: [1\ntitle: a\n", "line 3 is not YAML: "),
         ("epochs: 5\n\tx: 1\n", "line 2 is not YAML: "),
         ("a: 1\n---\nb: 2\n", "line 2 is not YAML: "),
         ("a: !!python/object:os.system {}\n", "line 1 is not YAML: "),
@@ -226,7 +233,7 @@ def test_a_missing_file_is_named_with_the_one_that_was_meant(tmp_path):
         "session_token: abc\n",
         "awsSecretAccessKey: abc\n",
         "columns: [{token: abc}]\n",
-        "source: AKIAIOSFODNN7EXAMPLE\n",
+        "title: AKIAIOSFODNN7EXAMPLE\n",
     ],
 )
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(tmp_path, text):

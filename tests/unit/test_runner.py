@@ -258,6 +258,14 @@ def test_a_half_written_notebook_is_replaced_by_a_true_one(tmp_path):
     assert set(states(saved(tmp_path, "does_little"))) == {"pending"}
 
 
+def test_a_stage_that_is_interrupted_before_its_first_cell_has_no_failing_cell(tmp_path):
+    contract = read_contract(FIXTURES / "does_little.ipynb")
+    path = tmp_path / "does_little.ipynb"
+    scraps, failure = executed.settle(path, contract, None, interrupted_by="SIGINT")
+    assert (scraps, failure.kind, failure.cell) == ({}, "Interrupted", None)
+    assert not path.exists()
+
+
 def wait_until_asleep(outputs: Path, stage: str, process: subprocess.Popen[str]) -> None:
     """Wait until the third code cell of the stage's notebook runs."""
     deadline = time.monotonic() + 60
