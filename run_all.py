@@ -200,7 +200,11 @@ def lab(arguments):
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     paths = [str(ROOT)] + [path for path in [os.environ.get("PYTHONPATH")] if path]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
+    config = [str(ROOT / "lib" / "jupyter")]  # no pop-up about Jupyter's news
+    config += [path for path in [os.environ.get("JUPYTER_CONFIG_PATH")] if path]
+    environment = dict(
+        os.environ, PYTHONPATH=os.pathsep.join(paths), JUPYTER_CONFIG_PATH=os.pathsep.join(config)
+    )
     os.chdir(str(ROOT))
     if os.name == "posix":
         os.execve(sys.executable, command + arguments, environment)

@@ -109,7 +109,7 @@ def test_03_train_runs_by_hand_with_the_inputs_of_the_last_run(lab, page, run_be
     output = page.evaluate(
         "[...document.querySelectorAll('.jp-OutputArea-output')].map(e => e.innerText).join('\\n')"
     )
-    assert f"From the run {run_before}: run_id, train_uri, validate_uri, feature_dim." in output
+    assert f"From the run {run_before}: train_uri, validate_uri, feature_dim." in output
     image = page.locator(".jp-OutputArea-output img").first
     assert image.evaluate("picture => picture.naturalWidth") > 0
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
