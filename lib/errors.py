@@ -37,6 +37,21 @@ class ReelbookError(Exception):
         self.hint = hint
         super().__init__(f"{message} {hint}".strip())
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback: the cell's line, and the sentence."""
+        from traceback import walk_tb
+
+        from IPython.core.getipython import get_ipython
+
+        shell = get_ipython()
+        lines = [
+            number
+            for frame, number in walk_tb(self.__traceback__)
+            if "ipykernel_" in frame.f_code.co_filename
+        ]
+        where = [f"Cell In[{shell.execution_count}], line {lines[0]}"] if shell and lines else []
+        return [*where, f"{type(self).__name__}: {self}"]
+
 
 class ParameterError(ReelbookError):
     """A parameter is misspelt, missing or of the wrong type."""

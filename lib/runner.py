@@ -289,7 +289,7 @@ class _Run:
         if stopped:
             return f"Go on with: {go_on}"
         own = shown(self.plan.contracts[record.name].path)
-        return f"See {shown(self._target(record))}, mend {own}, and go on with: {go_on}"
+        return f"See {shown(self._target(record))}, correct what the error names (or {own}), and go on with: {go_on}"
 
     def _target(self, record: StageRecord) -> Path:
         return (self.plan.folder / record.notebook).absolute()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as run_with
 from hypothesis import strategies as st
 
 from lib import parameters, records
@@ -81,6 +82,7 @@ def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
     assert type(read) is type(value)
 
 
+@run_with(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_that_python_writes_is_read_back(number):
     assert checked(("rate", repr(number)))["rate"] == number
@@ -127,7 +129,7 @@ def test_a_whole_number_serves_as_float_and_a_bool_serves_as_no_number():
         ),
         ("account.region", "3", "Parameter `account.region` is 3:"),
         ("target", "lokal", "Parameter `target` cannot be 'lokal' (the command line). Did you mean `local`?"),
-        ("num_factors", "1", "Parameter `num_factors` is 1"),
+        ("num_factors", "0", "The hyperparameter `num_factors` must be "),
         (".region", "eu", "`.region` is not the name of a parameter (the command line)."),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_failure_is_told_on_one_screen_with_status_1(capsys, tmp_path):
     assert "raises_a_sentence failed in cell 4." in err
     assert '> raise DataError("The ratings hold one customer only."' in err
     assert "DataError: The ratings hold one customer only. Give more." in err
-    assert "mend " in err
+    assert "correct what the error names" in err
     assert "run_all.py --from raises_a_sentence" in err
     assert "Traceback" not in err
     assert len((out + err).splitlines()) < 24
