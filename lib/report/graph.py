@@ -37,7 +37,7 @@ class Measures:
 
 
 WIDE = Measures(along=126, across=54, gap=25, lane_gap=16, track=13, tall=False)
-TALL = Measures(along=46, across=140, gap=22, lane_gap=10, track=11, tall=True)
+TALL = Measures(along=46, across=138, gap=22, lane_gap=10, track=11, tall=True)
 
 
 @dataclass(frozen=True)

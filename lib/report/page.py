@@ -24,16 +24,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
-STATES = {
-    "completed": "The stage ran to its end and published everything it declares.",
-    "failed": "The stage broke off with an error.",
-    "interrupted": "The stage was stopped from outside.",
-    "running": "The stage was running when this page was made.",
-    "skipped": "The stage did not run.",
-    "pending": "The stage had not begun when this page was made.",
-}
-UNKNOWN = "unknown"
-COUNTED = ("completed", "failed", "interrupted", "running", "skipped", "pending")
+STATES = ("completed", "failed", "interrupted", "running", "skipped", "pending")
+OTHER = "in a state unknown here"
 METRICS = {
     "rmse": ("RMSE", "root mean squared error, in units of the rating; lower is better"),
     "mae": ("MAE", "mean absolute error, in units of the rating; lower is better"),
@@ -103,7 +95,6 @@ def render(run: Run) -> str:
         run=run,
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        status=run.status if run.status in STATES else UNKNOWN,
         summary=summary(run),
         result=result(run),
         failures=[stage for stage in run.stages if stage.failure is not None],
@@ -118,21 +109,24 @@ def render(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Return how a run went, in one sentence."""
-    counts = dict.fromkeys(COUNTED, 0)
-    for stage in run.stages:
-        if stage.status in counts:
-            counts[stage.status] += 1
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    stages = f"{words.count(len(run.stages), 'stage')}: {told}." if told else "No stage is recorded."
+    """Return how a run went, in a sentence or two."""
     time = words.duration(run.seconds)
-    took = f" after {time}" if time else ""
-    return {
-        "completed": f"The run completed{' in ' + time if time else ''}. Of {stages}",
-        "failed": f"The run failed{took}. Of {stages}",
-        "interrupted": f"The run was interrupted{took}. Of {stages}",
-        "running": f"The run was going on when this page was made, so it is not the whole story. Of {stages}",
-    }.get(run.status, f"This page does not know the status “{run.status}”. Of {stages}")
+    after = f" after {time}" if time else ""
+    ended = {
+        "completed": f"The run completed{' in ' + time if time else ''}.",
+        "failed": f"The run failed{after}.",
+        "interrupted": f"The run was interrupted{after}.",
+        "running": "The run was going on when this page was made, so it is not the whole story.",
+    }.get(run.status, f"This page does not know the status “{run.status}”.")
+    if not run.stages:
+        return ended
+    counts = dict.fromkeys((*STATES, OTHER), 0)
+    for stage in run.stages:
+        counts[stage.status if stage.status in STATES else OTHER] += 1
+    told = ", ".join(f"{count}{words.NARROW}{status}" for status, count in counts.items() if count)
+    earlier = sum(timeline.ran_before(run, stage) for stage in run.stages)
+    before = f"; {earlier}{words.NARROW}ran before the run was continued" if earlier else ""
+    return f"{ended} Of {words.count(len(run.stages), 'stage')}: {told}{before}."
 
 
 def result(run: Run) -> Result:

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from chromium import NoBrowser, launched
+from chromium import NoBrowser, executable, launched
 from playwright.sync_api import Browser, Page
 
 WIDE = {"width": 1280, "height": 800}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium; without one the tests fail, they are not skipped."""
+    """A headless Chromium; without one the tests fail, they are not skipped.
+
+    While it is open an event loop runs in this thread, so it does not outlive the module that uses it.
+    """
+    problem = ""
     try:
-        with launched() as started:
-            yield started
+        executable()
     except NoBrowser as error:
-        pytest.fail(str(error), pytrace=False)
+        problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    with launched() as started:
+        yield started
 
 
 @pytest.fixture
