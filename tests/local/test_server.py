@@ -26,8 +26,9 @@ from lib.local.signing import SignedRequest, sign
 BUCKET = "server-tests"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def bucket(local_aws: Server) -> None:
+    """Make the bucket for each test anew: the requests of chance may have deleted it."""
     boto3.client("s3").create_bucket(Bucket=BUCKET)
 
 
