@@ -33,6 +33,8 @@ _CLEARED_FOR_LOCAL = (
     "AWS_USE_DUALSTACK_ENDPOINT",
 )
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+
 # JSON of what the environment was before `connect` changed it; child processes have to know it too
 _BEFORE_VARIABLE = "REELBOOK_ENVIRONMENT_BEFORE"
 
@@ -189,7 +191,7 @@ def _connect_aws(region: str | None, profile: str | None, role_arn: str | None) 
     if not session.region_name:
         raise ConnectionFailed(
             "No AWS region is set.",
-            hint="Give the parameter `account.region`, or set AWS_REGION.",
+            hint="Give the parameter `account.region`, or set AWS_DEFAULT_REGION.",
         )
     _leave_sdk_telemetry_off()
     _use(session.region_name, profile)
@@ -204,6 +206,8 @@ def _use(region: str, profile: str | None) -> None:
     _set("AWS_DEFAULT_REGION", region)
     if profile:
         _set("AWS_PROFILE", profile)
+        for name in _KEYS:  # boto3 would take these before a profile that the environment names
+            _set(name, None)
     boto3.setup_default_session(region_name=region)
 
 

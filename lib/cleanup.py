@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from lib.job_control import client, stem
 from lib.jobs import RUN_TAG
 
@@ -23,6 +25,9 @@ class Resource:
     status: str
     created: datetime
 
+
+# In what SageMaker answers where there is nothing left to stop or delete
+_OVER = ("is in status", "not found", "Could not find")
 
 _KINDS: dict[str, dict[str, str]] = {
     "endpoint": {"list": "list_endpoints", "items": "Endpoints", "key": "Endpoint", "end": "delete_endpoint"},
@@ -76,9 +81,16 @@ def created_by(run_id: str) -> list[Resource]:
 
 
 def remove(resources: list[Resource]) -> None:
-    """Delete the models, endpoint configs and endpoints listed; stop the jobs listed."""
+    """Delete the models, endpoint configs and endpoints listed; stop the jobs listed.
+
+    What has ended or gone since it was listed is passed over: stopping a tuning job stops its training jobs.
+    """
     sagemaker = client()
     for resource in resources:
         names = _KINDS[resource.kind]
         end: Callable[..., Any] = getattr(sagemaker, names["end"])
-        end(**{f"{names['key']}Name": resource.name})
+        try:
+            end(**{f"{names['key']}Name": resource.name})
+        except ClientError as error:
+            if not any(words in error.response["Error"].get("Message", "") for words in _OVER):
+                raise

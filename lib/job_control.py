@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from lib import storage
-from lib.errors import JobFailed
+from lib.errors import ConnectionFailed, JobFailed
 
 TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
@@ -113,8 +113,14 @@ def job_name(run_id: str, word: str, identity: Any, length: int) -> str:
 
 
 def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
-    """Return what ``describe(**name)`` answers, or None where there is no such thing."""
-    from botocore.exceptions import ClientError
+    """Return what ``describe(**name)`` answers, or None where there is no such thing.
+
+    Raises
+    ------
+    ConnectionFailed
+        When SageMaker does not answer.
+    """
+    from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 
     try:
         answer: dict[str, Any] = describe(**name)
@@ -124,6 +130,11 @@ def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
         if code == "ResourceNotFound" or "not found" in message or "Could not find" in message:
             return None
         raise
+    except (EndpointConnectionError, HTTPClientError) as error:
+        raise ConnectionFailed(
+            f"SageMaker does not answer: {str(error).rstrip('.')}.",
+            hint="Run the stage again: it takes up a job that still runs.",
+        ) from error
     return answer
 
 

@@ -23,6 +23,9 @@ RECORDIO = "application/x-recordio-protobuf"
 RUN_TAG = "reelbook:run"
 STAGE_TAG = "reelbook:stage"
 
+# The most that SageMaker lets an algorithm wait that writes no checkpoints, as Factorization Machines
+_SPOT_WAIT_SECONDS = 3600
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -167,8 +170,6 @@ def tune(
         "static_hyper_parameters": fm_hyperparameters.to_wire(static, tuned=ranges),
         **_training_definition(account, resources, train_uri, test_uri, output_uri),
     }
-    if resources.spot:
-        definition["enable_managed_spot_training"] = True
     request = {
         "hyper_parameter_tuning_job_config": {
             "strategy": limits.strategy,
@@ -236,7 +237,8 @@ def transform(
 
     limits = settings.validate(settings.TransformResources, transform, "transform")
     image = limits.image_uri or _image_uri(account)
-    model_name = job_control.job_name(run_id, "model", {"model_uri": model_uri, "image": image}, 63)
+    made_of = {"model_uri": model_uri, "image": image, "role": account.role_arn, **_vpc(account)}
+    model_name = job_control.job_name(run_id, "model", made_of, 63)
     if not job_control.find(job_control.client().describe_model, ModelName=model_name):
         Model.create(
             model_name=model_name,
@@ -370,7 +372,9 @@ def _training_definition(
         **_vpc(account),
     }
     if limits.spot:
-        stopping["max_wait_time_in_seconds"] = limits.max_wait_seconds or 2 * limits.max_run_seconds
+        stopping["max_wait_time_in_seconds"] = limits.max_wait_seconds or max(
+            limits.max_run_seconds, _SPOT_WAIT_SECONDS
+        )
         definition["enable_managed_spot_training"] = True
         definition["checkpoint_config"] = {"s3_uri": storage.join(output_uri, "checkpoints")}
     return definition

@@ -150,7 +150,7 @@ def verify(
     _check_time(claim, now or dt.datetime.now(dt.UTC))
     _check_signed_headers(request, claim)
     expected = _signature(request, claim, payload_hash, credentials.secret_key)
-    if not hmac.compare_digest(expected, claim.signature):
+    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
         raise AwsError("SignatureDoesNotMatch" if s3 else "InvalidSignatureException", _NOT_MATCHING, 403)
 
 

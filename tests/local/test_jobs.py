@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import datetime
 
 import boto3
 import numpy as np
 import pytest
 
 from lib import aws, cleanup, features, job_control, jobs, storage
-from lib.errors import DataError, JobFailed, ParameterError
+from lib.errors import ConnectionFailed, DataError, JobFailed, ParameterError
 
 # The SDK raises SyntaxWarning and DeprecationWarning when it is first imported.
 pytestmark = [pytest.mark.usefixtures("local_aws"), pytest.mark.filterwarnings("ignore::Warning")]
@@ -118,6 +120,12 @@ def test_all_that_a_parameter_file_says_of_training_is_sent(data):
     assert {"Key": jobs.RUN_TAG, "Value": "sent"} in tags
 
 
+def test_a_spot_job_waits_by_default_as_long_as_sagemaker_allows(account, data):
+    job = train(account, data[0], "spot", training={"spot": True, "max_run_seconds": 600})
+    sent = boto3.client("sagemaker").describe_training_job(TrainingJobName=job.job_name)
+    assert sent["StoppingCondition"]["MaxWaitTimeInSeconds"] == 3600
+
+
 def test_a_failed_job_shows_its_reason_and_its_last_log_lines(account, data, capsys):
     wrong = {**HYPERPARAMETERS, "feature_dim": 7}
     with pytest.raises(JobFailed) as failed:
@@ -178,6 +186,31 @@ def test_a_transform_job_answers_every_row_in_order(account, data, trained, tmp_
     assert scores == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_corrected_role_makes_a_new_model(account, data, trained):
+    def model_of(role):
+        return jobs.transform(
+            replace(account, role_arn=role),
+            "role",
+            model_uri=trained.model_uri,
+            input_uri=data[0]["parts"],
+            output_uri="s3://jobs/role",
+            progress=False,
+        ).model_name
+
+    other = "arn:aws:iam::123456789012:role/corrected"
+    corrected = model_of(other)
+    assert corrected != model_of(account.role_arn)
+    described = boto3.client("sagemaker").describe_model(ModelName=corrected)
+    assert described["ExecutionRoleArn"] == other
+
+
+def test_a_target_that_does_not_answer_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(ConnectionFailed, match="SageMaker does not answer"):
+        job_control.find(job_control.client().describe_model, ModelName="any")
+
+
 def test_predictions_that_are_not_there_or_not_json_lines_are_one_sentence(account):
     with pytest.raises(DataError, match="no predictions under s3://jobs/nothing"):
         jobs.read_predictions("s3://jobs/nothing")
@@ -226,8 +259,14 @@ def test_cleaning_up_lists_and_removes_what_the_run_made_and_nothing_else(accoun
     mine = cleanup.created_by("mine")
     assert [item.kind for item in mine] == ["model"]
     cleanup.remove(mine)
+    cleanup.remove(mine)  # gone meanwhile: nothing to do
     assert cleanup.created_by("mine") == []
     assert [item.kind for item in cleanup.created_by("mine-too")] == ["model"]
+
+
+def test_cleaning_up_passes_over_a_job_that_has_ended_since_it_was_listed(trained):
+    ended = cleanup.Resource("training job", trained.job_name, "InProgress", datetime.now())
+    cleanup.remove([ended])
 
 
 @pytest.mark.parametrize(("word", "length"), [("tune", 32), ("transform", 63)])

@@ -131,6 +131,15 @@ def test_a_malformed_authorization_is_refused(authorization: str, code: str) -> 
     assert refusal(request) == code
 
 
+def test_a_signature_that_is_not_even_hexadecimal_is_refused() -> None:
+    time = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+    query = (
+        f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={MINE.access_key}%2F{time[:8]}%2Fus-east-1%2Fs3"
+        f"%2Faws4_request&X-Amz-Date={time}&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=%C3%A9"
+    )
+    assert refusal(SignedRequest("GET", "/b/k", query, {"host": "h"})) == "SignatureDoesNotMatch"
+
+
 def test_no_signature_at_all_is_refused() -> None:
     assert refusal(SignedRequest("GET", "/", "", {"host": "h"})) == "MissingAuthenticationToken"
 

@@ -135,6 +135,19 @@ def test_aws_after_local_is_the_users_own(machine: Path) -> None:
     assert "AWS_ENDPOINT_URL" not in os.environ
 
 
+def test_a_named_profile_goes_before_keys_in_the_environment(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "OTHER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "OTHER")
+    aws.connect("aws", profile="work", role_arn=ROLE)
+    credentials = boto3.Session().get_credentials()
+    assert credentials is not None
+    assert credentials.access_key == "AK"
+    aws.disconnect()
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "OTHER"
+
+
 def test_aws_in_a_child_of_a_local_program_is_the_users_own(machine: Path) -> None:
     aws.connect("local")
     code = (
