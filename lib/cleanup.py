@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from lib.job_control import client, stem
+from lib.job_control import client, stem, wait_until_ended
 from lib.jobs import RUN_TAG
 
 
@@ -28,6 +28,8 @@ class Resource:
 
 # In what SageMaker answers where there is nothing left to stop or delete
 _OVER = ("is in status", "not found", "Could not find")
+
+_RUNNING = ("InProgress", "Stopping")
 
 _KINDS: dict[str, dict[str, str]] = {
     "endpoint": {"list": "list_endpoints", "items": "Endpoints", "key": "Endpoint", "end": "delete_endpoint"},
@@ -67,11 +69,10 @@ def created_by(run_id: str) -> list[Resource]:
     sagemaker = client()
     found = []
     for kind, names in _KINDS.items():
-        is_job = kind.endswith("job")
-        status = {"StatusEquals": "InProgress"} if is_job else {}
-        pages = sagemaker.get_paginator(names["list"]).paginate(NameContains=stem(run_id), **status)
-        for page in pages:
-            for item in page[names["items"]]:
+        filters = [{"StatusEquals": status} for status in _RUNNING] if kind.endswith(" job") else [{}]
+        for status in filters:
+            pages = sagemaker.get_paginator(names["list"]).paginate(NameContains=stem(run_id), **status)
+            for item in (item for page in pages for item in page[names["items"]]):
                 key = names["key"]
                 tags = sagemaker.list_tags(ResourceArn=item[f"{key}Arn"])["Tags"]
                 if {"Key": RUN_TAG, "Value": run_id} in tags:
@@ -84,6 +85,7 @@ def remove(resources: list[Resource]) -> None:
     """Delete the models, endpoint configs and endpoints listed; stop the jobs listed.
 
     What has ended or gone since it was listed is passed over: stopping a tuning job stops its training jobs.
+    It waits for the stopped jobs to end, because until then they may still write.
     """
     sagemaker = client()
     for resource in resources:
@@ -94,3 +96,6 @@ def remove(resources: list[Resource]) -> None:
         except ClientError as error:
             if not any(words in error.response["Error"].get("Message", "") for words in _OVER):
                 raise
+    for resource in resources:
+        if resource.kind.endswith(" job"):
+            wait_until_ended(resource.kind.removesuffix(" job"), resource.name)

@@ -18,13 +18,14 @@ from typing import Any
 import pandas as pd
 
 from lib import storage
-from lib.errors import ConnectionFailed, JobFailed
+from lib.errors import ConnectionFailed, DataError, JobFailed
 
 TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
 _FINISHED = ("Completed", "Failed", "Stopped")
 _EPOCH_LINE = re.compile(r"#quality_metric: host=\S+, epoch=(\d+), train (\w+) <\w+>=(\S+)")
 _LOG_LINES_SHOWN = 12
+_LOG_ATTEMPTS = 20  # seconds that a finished job's log may be behind
 
 
 def client() -> Any:
@@ -52,9 +53,23 @@ class LogTail:
         self._group = group
         self._prefix = f"{job_name}/"
         self._tokens: dict[str, str] = {}
+        self._complained = False
 
     def new_lines(self) -> Iterator[str]:
-        """Yield the lines that have come since the last call, oldest first within a stream."""
+        """Yield the lines that have come since the last call, oldest first within a stream.
+
+        A log that cannot be read now (no permission, throttling) has no new lines: the job goes on without.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield from self._read()
+        except (BotoCoreError, ClientError) as error:
+            if not self._complained:
+                print(f"The log {self._group}/{self._prefix}… cannot be read: {error}")
+            self._complained = True
+
+    def _read(self) -> Iterator[str]:
         try:
             pages = self._logs.get_paginator("describe_log_streams").paginate(
                 logGroupName=self._group, logStreamNamePrefix=self._prefix
@@ -84,8 +99,22 @@ def learning_curve(job_name: str) -> pd.DataFrame:
     -------
     DataFrame
         Indexed by ``epoch`` (from 0), one float column a metric: ``rmse``, ``mse``, ``absolute_loss``.
+
+    Raises
+    ------
+    DataError
+        When the log has no such line: CloudWatch may be some seconds behind the job, so it is asked for a while.
     """
-    return _curve(LogTail(TRAINING_LOGS, job_name).new_lines(), {})
+    tail, rows = LogTail(TRAINING_LOGS, job_name), dict[int, dict[str, float]]()
+    for _ in range(_LOG_ATTEMPTS):
+        curve = _curve(tail.new_lines(), rows)
+        if len(curve):
+            return curve
+        time.sleep(1)
+    raise DataError(
+        f"The log of the training job {job_name} has no training metrics.",
+        hint="Run the stage again later: it takes up the finished job.",
+    )
 
 
 def _curve(lines: Iterator[str], rows: dict[int, dict[str, float]]) -> pd.DataFrame:
@@ -118,7 +147,7 @@ def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
     Raises
     ------
     ConnectionFailed
-        When SageMaker does not answer.
+        When SageMaker does not answer, or the credentials are refused.
     """
     from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 
@@ -129,12 +158,12 @@ def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
         code = error.response["Error"].get("Code", "")
         if code == "ResourceNotFound" or "not found" in message or "Could not find" in message:
             return None
-        raise
-    except (EndpointConnectionError, HTTPClientError) as error:
         raise ConnectionFailed(
-            f"SageMaker does not answer: {str(error).rstrip('.')}.",
-            hint="Run the stage again: it takes up a job that still runs.",
+            f"SageMaker refused to answer: {code}: {message.rstrip('.')}.",
+            hint="Check the credentials and what they are allowed to do.",
         ) from error
+    except (EndpointConnectionError, HTTPClientError) as error:
+        raise _no_answer(error) from error
     return answer
 
 
@@ -179,7 +208,8 @@ def submit(
         name = job_name(run_id, word, [identity, attempt], length)
         found = _describe(kind, name)
         if found is None:
-            _create(kind, name, create)
+            with refusals_explained(kind, name):
+                create(name)
             return name
         status = found[_JOBS[kind]["key"] + "Status"]
         if status == "InProgress" or (status == "Completed" and _output_exists(kind, found)):
@@ -188,26 +218,48 @@ def submit(
     raise JobFailed(f"The {kind} job of run {run_id} failed 100 times.", job=name)
 
 
-def _create(kind: str, name: str, create: Callable[[str], None]) -> None:
-    from botocore.exceptions import ClientError
+@contextmanager
+def refusals_explained(kind: str, name: str) -> Iterator[None]:
+    """Turn what SageMaker answers to a request it refuses into one sentence.
 
+    Raises
+    ------
+    JobFailed
+        When SageMaker refuses the request.
+    ConnectionFailed
+        When it does not answer.
+    """
+    from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
+
+    what = kind if kind == "model" else f"{kind} job"
     try:
-        create(name)
+        yield
     except ClientError as error:
         reason = error.response["Error"].get("Message", str(error))
         raise JobFailed(
-            f"SageMaker refused the {kind} job {name}: {reason}",
+            f"SageMaker refused the {what} {name}: {reason}",
             job=name,
             reason=reason,
             hint="Correct the parameter it names and run the stage again.",
         ) from error
+    except (EndpointConnectionError, HTTPClientError) as error:
+        raise _no_answer(error) from error
+
+
+def _no_answer(error: Exception) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"SageMaker does not answer: {str(error).rstrip('.')}.",
+        hint="Run the stage again: it takes up a job that still runs.",
+    )
 
 
 def _output_exists(kind: str, answer: dict[str, Any]) -> bool:
     if kind == "training":
         return storage.exists(answer["ModelArtifacts"]["S3ModelArtifacts"])
     if kind == "transform":
-        return bool(storage.list_objects(answer["TransformOutput"]["S3OutputPath"]))
+        inputs = storage.list_objects(answer["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
+        outputs = storage.list_objects(answer["TransformOutput"]["S3OutputPath"] + "/")
+        return bool(outputs) and len(outputs) == len(inputs)
     best = answer.get("BestTrainingJob")
     found = _describe("training", best["TrainingJobName"]) if best else None
     return found is not None and _output_exists("training", found)
@@ -245,6 +297,17 @@ def wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[s
         log_lines=lines,
         hint="Correct what the reason names and run the stage again; a new job will be submitted.",
     )
+
+
+def wait_until_ended(kind: str, name: str, seconds: float = 180) -> bool:
+    """Wait for a job that was stopped: it may still upload.  Return whether it has ended in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = _describe(kind, name)
+        if answer is None or answer[_JOBS[kind]["key"] + "Status"] in _FINISHED:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 # ---- progress: each yields the function that `wait` calls with every description of the job

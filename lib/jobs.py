@@ -16,12 +16,14 @@ import pandas as pd
 
 from lib import job_control, settings, storage
 from lib.aws import Account
-from lib.errors import DataError, JobFailed
+from lib.errors import DataError, JobFailed, ParameterError
 from lib.fm import hyperparameters as fm_hyperparameters
 
 RECORDIO = "application/x-recordio-protobuf"
 RUN_TAG = "reelbook:run"
 STAGE_TAG = "reelbook:stage"
+
+OBJECTIVE_METRIC = "test:rmse"  # the one that SageMaker tunes a regressor by
 
 # The most that SageMaker lets an algorithm wait that writes no checkpoints, as Factorization Machines
 _SPOT_WAIT_SECONDS = 3600
@@ -174,12 +176,12 @@ def tune(
         "hyper_parameter_tuning_job_config": {
             "strategy": limits.strategy,
             "hyper_parameter_tuning_job_objective": {
-                "type": limits.objective_type,
-                "metric_name": limits.objective_metric,
+                "type": "Minimize",
+                "metric_name": OBJECTIVE_METRIC,
             },
             "resource_limits": {
                 "max_number_of_training_jobs": limits.max_jobs,
-                "max_parallel_training_jobs": limits.max_parallel_jobs,
+                "max_parallel_training_jobs": min(limits.max_parallel_jobs, limits.max_jobs),
             },
             "parameter_ranges": parameter_ranges(ranges),
             "random_seed": seed,
@@ -206,8 +208,8 @@ def tune(
     described = job_control.client().describe_training_job(TrainingJobName=best["TrainingJobName"])
     return TuningResult(
         name,
-        limits.objective_metric,
-        _tuning_jobs(name, limits.objective_metric),
+        OBJECTIVE_METRIC,
+        _tuning_jobs(name),
         _training_result(described),
         best["TunedHyperParameters"],
     )
@@ -240,13 +242,16 @@ def transform(
     made_of = {"model_uri": model_uri, "image": image, "role": account.role_arn, **_vpc(account)}
     model_name = job_control.job_name(run_id, "model", made_of, 63)
     if not job_control.find(job_control.client().describe_model, ModelName=model_name):
-        Model.create(
-            model_name=model_name,
-            execution_role_arn=account.role_arn,
-            primary_container=_shape("ContainerDefinition", {"image": image, "model_data_url": model_uri}),
-            tags=_tags(account, run_id, "transform"),
-            **_shapes(_vpc(account)),
-        )
+        with job_control.refusals_explained("model", model_name):
+            Model.create(
+                model_name=model_name,
+                execution_role_arn=account.role_arn,
+                primary_container=_shape(
+                    "ContainerDefinition", {"image": image, "model_data_url": model_uri}
+                ),
+                tags=_tags(account, run_id, "transform"),
+                **_shapes(_vpc(account)),
+            )
     resources = {"instance_type": limits.instance_type, "instance_count": limits.instance_count}
     output = {"accept": "application/jsonlines", "assemble_with": "Line"}
     if account.kms_key:
@@ -302,6 +307,8 @@ def read_predictions(predictions_uri: str) -> np.ndarray:
     for part in parts:
         try:
             rows = pd.read_json(io.BytesIO(storage.read_bytes(part.uri)), lines=True, precise_float=True)
+            if rows["score"].isna().any():
+                raise ValueError("a line has no score")
             scores.append(rows["score"].to_numpy(dtype=np.float64))
         except (ValueError, KeyError) as error:
             raise DataError(
@@ -338,7 +345,13 @@ def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, A
 def _image_uri(account: Account) -> str:
     from sagemaker.core import image_uris
 
-    return str(image_uris.retrieve("factorization-machines", region=account.region))
+    try:
+        return str(image_uris.retrieve("factorization-machines", region=account.region))
+    except ValueError as error:
+        raise ParameterError(
+            f"SageMaker has no Factorization Machines image for the region {account.region!r}: {error}",
+            hint="Correct `account.region`, or give `training.image_uri` and `transform.image_uri`.",
+        ) from error
 
 
 def _training_definition(
@@ -431,7 +444,7 @@ def _shapes(request: dict[str, Any]) -> dict[str, Any]:
 
 def _tags(account: Account, run_id: str, stage: str) -> list[Any]:
     # Plain dicts: the SDK's resources disagree on which of its two Tag classes they take.
-    tags = {RUN_TAG: run_id, STAGE_TAG: stage, **account.tags}
+    tags = {**account.tags, RUN_TAG: run_id, STAGE_TAG: stage}
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
@@ -450,7 +463,7 @@ def _training_result(answer: dict[str, Any]) -> TrainingResult:
     )
 
 
-def _tuning_jobs(name: str, objective_metric: str) -> pd.DataFrame:
+def _tuning_jobs(name: str) -> pd.DataFrame:
     """Return one row a training job: its tuned hyperparameters, objective, status, seconds."""
     pages = (
         job_control.client()
@@ -466,7 +479,7 @@ def _tuning_jobs(name: str, objective_metric: str) -> pd.DataFrame:
                 {
                     "training_job_name": job["TrainingJobName"],
                     **{key: _number(value) for key, value in job.get("TunedHyperParameters", {}).items()},
-                    objective_metric: objective.get("Value"),
+                    OBJECTIVE_METRIC: objective.get("Value"),
                     "status": job["TrainingJobStatus"],
                     "seconds": (ended - began).total_seconds() if ended and began else None,
                 }

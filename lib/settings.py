@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lib.errors import ParameterError, did_you_mean
 
@@ -43,6 +43,12 @@ class TrainingResources(Group):
     max_wait_seconds: int | None = Field(None, ge=1)
     image_uri: str = ""
 
+    @model_validator(mode="after")
+    def _wait_covers_the_run(self) -> TrainingResources:
+        if self.max_wait_seconds is not None and self.max_wait_seconds < self.max_run_seconds:
+            raise ValueError("max_wait_seconds must not be below max_run_seconds")
+        return self
+
 
 class TransformResources(Group):
     """What a batch transform job may use: the parameter ``transform``."""
@@ -53,13 +59,17 @@ class TransformResources(Group):
     max_concurrent: int = Field(1, ge=1)
     image_uri: str = ""
 
+    @model_validator(mode="after")
+    def _payloads_fit(self) -> TransformResources:
+        if self.max_payload_mb * self.max_concurrent > 100:
+            raise ValueError("max_payload_mb times max_concurrent must not be above 100")
+        return self
+
 
 class TuningLimits(Group):
-    """How a tuning job searches: the parameter ``tuning``."""
+    """How a tuning job searches: the parameter ``tuning``.  The local AWS searches at random."""
 
-    strategy: Literal["Bayesian", "Random", "Hyperband", "Grid"] = "Random"
-    objective_metric: str = "test:rmse"
-    objective_type: Literal["Minimize", "Maximize"] = "Minimize"
+    strategy: Literal["Bayesian", "Random", "Hyperband"] = "Random"
     max_jobs: int = Field(6, ge=1)
     max_parallel_jobs: int = Field(2, ge=1)
 
@@ -108,6 +118,10 @@ def validate(group: type[AnyGroup], values: dict[str, Any] | None, parameter: st
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if not key:  # the keys do not go together
+            raise ParameterError(
+                f"Parameter `{parameter}`: {first['msg'].removeprefix('Value error, ')}."
+            ) from None
         if first["type"] == "extra_forbidden":
             known = list(group.model_fields)
             raise ParameterError(
@@ -135,6 +149,8 @@ def check(name: str, value: Any) -> None:
         )
     elif name == "hyperparameters":
         for key, setting in value.items():
+            if key in ("feature_dim", "predictor_type"):
+                raise ParameterError(f"The hyperparameter `{key}` is set by the workflow.")
             _check_hyperparameter(key, setting)
     elif name == "ranges":
         for key, bounds in value.items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "KMS.AccessDeniedException")
 _BAD_CREDENTIALS = (
     "ExpiredToken",
+    "ExpiredTokenException",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidToken",

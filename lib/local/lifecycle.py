@@ -185,7 +185,8 @@ def answers(server: Server) -> bool:
 
 def _launch(home: Home, port: int) -> Server:
     """Start a server in the background and wait until it answers."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    secret = ("AWS_", "REELBOOK_ENVIRONMENT_BEFORE")  # the user's own keys are none of the server's business
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(secret)}
     environment[ROOT_VARIABLE] = str(home.root)
     paths = [str(_REPOSITORY), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

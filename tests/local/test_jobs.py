@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import replace
 from datetime import datetime
@@ -244,6 +245,43 @@ def test_a_tuning_job_returns_all_jobs_and_the_best(account, data):
 def test_a_range_that_is_none_is_refused(values):
     with pytest.raises(ParameterError, match="factors_lr"):
         jobs.parameter_ranges({"factors_lr": values})
+
+
+def test_a_region_without_the_algorithm_is_one_sentence(account):
+    nowhere = dataclasses.replace(account, region="moon-east-1")
+    with pytest.raises(ParameterError, match="no Factorization Machines image for the region 'moon-east-1'"):
+        jobs.transform(nowhere, "r", model_uri="s3://a/b", input_uri="s3://a/c", output_uri="s3://a/d")
+
+
+def test_a_job_without_a_log_has_no_learning_curve_and_says_so(account, monkeypatch):
+    monkeypatch.setattr(job_control, "_LOG_ATTEMPTS", 1)
+    with pytest.raises(DataError, match="no training metrics"):
+        job_control.learning_curve("never-was")
+
+
+def test_a_transform_job_that_lost_an_output_is_not_taken_up(account, data, trained):
+    def run() -> jobs.TransformResult:
+        return jobs.transform(
+            account,
+            "lost",
+            model_uri=trained.model_uri,
+            input_uri=data[0]["parts"],
+            output_uri="s3://jobs/lost",
+            progress=False,
+        )
+
+    first = run()
+    assert run() == first
+    storage.delete_prefix(storage.list_objects(first.predictions_uri)[0].uri)
+    assert run().job_name != first.job_name
+
+
+def test_the_run_s_own_tag_cannot_be_overridden(data):
+    mine = aws.connect("local", tags={jobs.RUN_TAG: "another", "team": "tests"})
+    job = train(mine, data[0], "tagged")
+    arn = boto3.client("sagemaker").describe_training_job(TrainingJobName=job.job_name)["TrainingJobArn"]
+    tags = boto3.client("sagemaker").list_tags(ResourceArn=arn)["Tags"]
+    assert {"Key": jobs.RUN_TAG, "Value": "tagged"} in tags
 
 
 def test_cleaning_up_lists_and_removes_what_the_run_made_and_nothing_else(account, data, trained):
