@@ -182,7 +182,7 @@ def local(arguments):
     """Look after the local AWS: start, status, stop or reset."""
     from lib.local.__main__ import main as look_after
 
-    return look_after(arguments)
+    return look_after(arguments, prog="run_all.py local")
 
 
 def lab(arguments):

@@ -325,7 +325,8 @@ def _not_yaml(path: Path, error: Exception) -> ParameterError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = f", line {mark.line + 1}" if mark is not None else ""
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return ParameterError(f"The parameter file {shown(path)}{line} is not YAML: {problem}.")
+    hint = "Indent with spaces, not with tabs." if "'\\t'" in problem else ""
+    return ParameterError(f"The parameter file {shown(path)}{line} is not YAML: {problem}.", hint=hint)
 
 
 def _refuse_duplicate_keys(node: yaml.Node, path: Path) -> None:

@@ -196,7 +196,7 @@ def make(workflow: Workflow, request: Request) -> Plan:
     scraps = _scraps_to_keep(
         records.read_scraps(folder) if exists else {}, previous, contracts, wiring, names
     )
-    _check_inputs(contracts, wiring, names, scraps, run_id)
+    _check_inputs(contracts, wiring, names, scraps, run_id if exists else None)
     return Plan(
         workflow=workflow,
         run_id=run_id,
@@ -295,7 +295,11 @@ def _scraps_to_keep(
 
 
 def _check_inputs(
-    contracts: dict[str, Contract], wiring: Wiring, selected: set[str], scraps: dict[str, Any], run_id: str
+    contracts: dict[str, Contract],
+    wiring: Wiring,
+    selected: set[str],
+    scraps: dict[str, Any],
+    run_id: str | None,
 ) -> None:
     """Refuse a part of the workflow whose inputs the run does not hold."""
     for stage in wiring.active:
@@ -304,6 +308,11 @@ def _check_inputs(
         for name, publisher in wiring.inputs[stage].items():
             required = contracts[stage].parameters[name].default is None
             if required and publisher not in selected and name not in scraps:
+                if run_id is None:
+                    raise ParameterError(
+                        f"{stage} takes `{name}` from {publisher}, and there is no such run to go on with.",
+                        hint="Begin one without --from and --only, or name one by --run-id.",
+                    )
                 raise ParameterError(
                     f"{stage} takes `{name}` from {publisher}, which has not published it in the run {run_id}.",
                     hint=f"Start earlier: --from {publisher}.",

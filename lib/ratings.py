@@ -88,7 +88,12 @@ def read(
         If the memory limit or the number of threads is not one.
     """
     path, columns = review_files.check(path)
-    return Reviews(path, columns, Workspace(SQL, memory_limit, threads, temp_directory))
+    workspace = Workspace(SQL, memory_limit, threads, temp_directory)
+    try:
+        return Reviews(path, columns, workspace)
+    except BaseException:
+        workspace.close()  # the error's traceback would keep its folder alive
+        raise
 
 
 class Reviews:
@@ -154,7 +159,8 @@ class Reviews:
             raise DataError(
                 f"{malformed:,} of {self.rows:,} rows of {self.path} are malformed, the first one "
                 f"({first['cause']}): {first['content'][:100]!r}.",
-                hint="Is it the right file, and is its name right (.tsv: tabs, .csv: commas)?",
+                hint="Is it the right file, are its columns the right ones (`rating_column` and so on, where you named "
+                "them), and does its name tell what it is (.tsv: tabs, .csv: commas)?",
             )
 
     def _examples(self) -> pd.DataFrame:

@@ -287,9 +287,18 @@ class _Run:
     def _next_step(self, record: StageRecord, stopped: bool) -> str:
         go_on = f"{COMMAND} --from {record.name}"
         if stopped:
-            return f"Go on with: {go_on}"
+            tidy = [stage.name for stage in self.plan.workflow.stages if stage.trigger == "always"]
+            jobs = (
+                f" A job that it submitted may still run: {COMMAND} --only {tidy[-1]} stops it."
+                if tidy
+                else ""
+            )
+            return f"Go on with: {go_on}{jobs}"
         own = shown(self.plan.contracts[record.name].path)
-        return f"See {shown(self._target(record))}, correct what the error names (or {own}), and go on with: {go_on}"
+        return (
+            f"See {shown(self._target(record))}, correct what the error names (or {own}), and go on with: "
+            f"{go_on} (or from an earlier stage, if what it left is to blame)"
+        )
 
     def _target(self, record: StageRecord) -> Path:
         return (self.plan.folder / record.notebook).absolute()

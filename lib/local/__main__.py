@@ -10,15 +10,17 @@ from lib.errors import ReelbookError
 from lib.local.home import Home
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m lib.local") -> int:
     """Run the command and return its exit status.
 
     Parameters
     ----------
     arguments : list of str, optional
         Those of the command line by default.
+    prog : str
+        The command's name in its own messages.
     """
-    parser = argparse.ArgumentParser(prog="python -m lib.local", description="The local AWS.")
+    parser = argparse.ArgumentParser(prog=prog, description="The local AWS.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, help_text in _ACTIONS.items():
         command = actions.add_parser(action, help=help_text, description=help_text)
@@ -38,7 +40,7 @@ _ACTIONS = {
     "start": "start it in the background, unless it is up",
     "status": "say whether it is up, and where",
     "stop": "stop it and its jobs; objects and records stay",
-    "reset": "stop it and delete its objects, jobs, logs and credentials",
+    "reset": "stop it and delete its objects (the data of all runs), jobs, logs and credentials",
 }
 
 

@@ -562,3 +562,14 @@ class TestSql:
         assert len(statements) == len(views)
         assert all(statement.startswith("CREATE OR REPLACE TEMPORARY VIEW ") for statement in statements)
         assert not any(";" in line for line in SQL.read_text().splitlines() if line.startswith("--"))
+
+
+def test_a_file_that_is_refused_leaves_no_temporary_folder(tmp_path):
+    path = tmp_path / "bad.tsv"
+    path.write_text("customer_id\tproduct_id\tstar_rating\n" + "a\tb\tnone\n" * 9)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with pytest.raises(DataError, match="malformed") as refused:
+        ratings.read(path, temp_directory=workspace)
+    assert refused.value.__traceback__ is not None
+    assert list(workspace.iterdir()) == []

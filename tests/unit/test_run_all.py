@@ -55,7 +55,7 @@ def outcome(capsys, workflow: Workflow, *arguments: str) -> tuple[int, str, str]
         (["--run-id", "No"], "The run id 'No' is not 1 to 30 small letters"),
         (
             ["--only", "doubles_the_number"],
-            "doubles_the_number takes `number` from publishes_a_number, which has",
+            "takes `number` from publishes_a_number, and there is no such run to go on with",
         ),
         (["--cell-seconds", "0"], "argument --cell-seconds: invalid positive value: '0'"),
         (["-p", "start"], "argument -p: expected 2 arguments"),
