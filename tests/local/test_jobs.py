@@ -305,6 +305,9 @@ def test_cleaning_up_lists_and_removes_what_the_run_made_and_nothing_else(accoun
 def test_cleaning_up_passes_over_a_job_that_has_ended_since_it_was_listed(trained):
     ended = cleanup.Resource("training job", trained.job_name, "InProgress", datetime.now())
     cleanup.remove([ended])
+    described = boto3.client("sagemaker").describe_training_job(TrainingJobName=trained.job_name)
+    assert described["TrainingJobStatus"] == "Completed"
+    assert storage.exists(trained.model_uri)
 
 
 @pytest.mark.parametrize(("word", "length"), [("tune", 32), ("transform", 63)])

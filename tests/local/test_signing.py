@@ -79,6 +79,8 @@ def test_what_botocore_signs_is_accepted(path: str, service: str) -> None:
     body = b"content"
     request = signed_by_botocore(f"http://127.0.0.1:8000{path}", service, body, **{"X-Amz-Meta-A": " a  b "})
     verify(request, read_claim(request), hashlib.sha256(body).hexdigest(), MINE)
+    with pytest.raises(AwsError, match="does not match"):
+        verify(request, read_claim(request), hashlib.sha256(b"another body").hexdigest(), MINE)
 
 
 def test_our_own_signature_is_accepted_and_every_change_of_the_request_refused() -> None:

@@ -52,7 +52,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(name, value, sentence):
     ],
 )
 def test_what_can_be_used_passes(name, value):
-    settings.check(name, value)
+    assert settings.check(name, value) is None
 
 
 def test_the_words_of_source_are_those_that_collect_knows():
