@@ -33,10 +33,8 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
+from lib.compiled import compilations, compiled, prefetch
 from lib.fm.metrics import (
     ABSOLUTE,
     CORRECT,
@@ -141,44 +139,7 @@ def empty_table(feature_dim: int, width: int) -> np.ndarray:
     return memory[offset : offset + feature_dim * floats].reshape(feature_dim, floats)
 
 
-def _generate_prefetch(typing_context: Any, table: Any, row: Any, byte_offset: Any) -> Any:
-    """Ask the processor to bring a byte of the table's row into its cache (LLVM's ``llvm.prefetch``)."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        strides = cgutils.unpack_tuple(builder, array.strides, 2)
-        byte = ir.IntType(8).as_pointer()
-        flag = ir.IntType(32)
-        offset = builder.add(builder.mul(arguments[1], strides[0]), arguments[2])
-        address = builder.gep(builder.bitcast(array.data, byte), [offset])
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_writing, keep, data_cache = flag(1), flag(3), flag(1)
-        builder.call(function, [address, for_writing, keep, data_cache])
-        return context.get_dummy_value()
-
-    return types.void(table, types.int64, types.int64), generate
-
-
-_prefetch: Any = intrinsic(_generate_prefetch)
-
-
-def _compiled(**options: Any) -> Any:
-    """Decorate a function that numba compiles and keeps on disk, where there is a place to keep it.
-
-    Numba throws the kept code away when this file changes, but not when another one does.
-    """
-
-    def decorate(function: Any) -> Any:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # neither this folder nor the user's cache folder can be written to
-            return numba.njit(**options)(function)
-
-    return decorate
-
-
-@_compiled()
+@compiled()
 def make_plan(rows: Rows, feature_dim: int, batch_size: int) -> Plan:
     """Sort the entries of each mini-batch by feature, so that a batch can be updated feature by feature.
 
@@ -244,8 +205,8 @@ def _forward(rows, table, bias, first_row, last_row, sums_of_factors, outputs, w
         for entry in range(min(begin + _AHEAD_ENTRIES, stored), min(end + _AHEAD_ENTRIES, stored)):
             feature = rows.features[entry]
             for offset in range(0, width * 4, _LINE):
-                _prefetch(table, feature, offset)
-            _prefetch(table, feature, 12 * width)
+                prefetch(table, feature, offset)
+            prefetch(table, feature, 12 * width)
         linear = bias
         for k in range(width):
             sums_of_factors[place, k] = np.float32(0)
@@ -311,7 +272,7 @@ def _update(plan, table, first, last, sums_of_factors, errors, settings, correct
         if active + _AHEAD_FEATURES < last:
             coming = plan.features[active + _AHEAD_FEATURES]
             for offset in range(0, (3 * width + 3) * 4, _LINE):
-                _prefetch(table, coming, offset)
+                prefetch(table, coming, offset)
         feature = plan.features[active]
         for k in range(width):
             gradient[k] = np.float32(0)
@@ -348,7 +309,7 @@ def _update(plan, table, first, last, sums_of_factors, errors, settings, correct
 def _train_batches(width: int) -> Any:
     """Return the training kernel for a width; see `load`."""
 
-    @_compiled(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True)
+    @compiled(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True)
     def kernel(rows, plan, table, bias, settings, step, first_batch, last_batch, sums):  # type: ignore[no-untyped-def]
         n = len(rows.starts) - 1
         size = settings.batch_size
@@ -401,16 +362,11 @@ def load(width: int) -> tuple[Any, bool]:
         See `width_of`.
     """
     kernel = _train_batches(width)
-    before = _compilations(kernel)
+    before = compilations(kernel, make_plan)
     rows = Rows(
         np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32)
     )
     settings = Settings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1, False)
     plan = make_plan(rows, 1, 1)
     kernel(rows, plan, empty_table(1, width), np.zeros(3), settings, 0, 0, 0, np.zeros(SUMS))
-    return kernel, _compilations(kernel) > before
-
-
-def _compilations(kernel: Any) -> int:
-    """Count how often the kernel or the planner was compiled, rather than loaded, in this process."""
-    return sum(sum(function.stats.cache_misses.values()) for function in (kernel, make_plan))
+    return kernel, compilations(kernel, make_plan) > before

@@ -50,9 +50,11 @@ def test_nothing_imports_the_local_aws_but_lib_aws():
     ("low", "may_use"),
     [
         ("lib.errors", set()),
-        ("lib.recordio", {"lib.errors"}),
-        ("lib.fm", {"lib.errors", "lib.recordio"}),
-        ("lib.local", {"lib.errors", "lib.recordio", "lib.fm"}),
+        ("lib.threads", {"lib.errors"}),
+        ("lib.compiled", set()),
+        ("lib.recordio", {"lib.errors", "lib.threads", "lib.compiled"}),
+        ("lib.fm", {"lib.errors", "lib.recordio", "lib.threads", "lib.compiled"}),
+        ("lib.local", {"lib.errors", "lib.recordio", "lib.fm", "lib.threads", "lib.compiled"}),
     ],
 )
 def test_the_lower_rooms_use_only_what_is_below_them(low, may_use):

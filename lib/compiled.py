@@ -1,0 +1,58 @@
+"""What the modules with compiled loops share: numba's decorator, kept on disk, and a prefetch instruction.
+
+Numba throws kept machine code away when the file of the function changes, not when another file does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+
+def compiled(**options: Any) -> Any:
+    """Decorate a function that numba compiles and keeps on disk, where there is a place to keep it.
+
+    Parameters
+    ----------
+    **options
+        Of ``numba.njit``.
+    """
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # neither this folder nor the user's cache folder can be written to
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+def compilations(*functions: Any) -> int:
+    """Count how often functions were compiled, rather than loaded from disk, in this process."""
+    return sum(sum(function.stats.cache_misses.values()) for function in functions)
+
+
+def _generate_prefetch(typing_context: Any, table: Any, row: Any, byte_offset: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        strides = cgutils.unpack_tuple(builder, array.strides, 2)
+        byte = ir.IntType(8).as_pointer()
+        flag = ir.IntType(32)
+        offset = builder.add(builder.mul(arguments[1], strides[0]), arguments[2])
+        address = builder.gep(builder.bitcast(array.data, byte), [offset])
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for_writing, keep, data_cache = flag(1), flag(3), flag(1)
+        builder.call(function, [address, for_writing, keep, data_cache])
+        return context.get_dummy_value()
+
+    return types.void(table, types.int64, types.int64), generate
+
+
+#: ``prefetch(table, row, byte_offset)``, inside compiled functions: ask the processor to bring a byte of a
+#: two-dimensional array's row into its cache (LLVM's ``llvm.prefetch``).
+prefetch: Any = intrinsic(_generate_prefetch)
