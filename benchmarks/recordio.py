@@ -1,9 +1,14 @@
-"""Measure `lib.recordio` against the codec of SageMaker's SDK v2.
+"""Measure `lib.recordio` against the codec of SageMaker's SDK v2 and against copying the same bytes.
 
 Both write the same generated rows, and the bytes must be equal; then both read them back.  SDK v2's
-``read_records`` gives protobuf objects, ours a CSR matrix and labels, so ours does more.  Figures are CPU
-seconds of one process, the best of several runs, without start-up and imports; files are in memory.
-SDK v2 runs in an environment of its own, ``.bench/sagemaker-v2``, which is made on first use with pip.
+``read_records`` gives protobuf objects, ours a CSR matrix and labels, so ours does more.  Each figure is the
+best of several runs in one process, without start-up and imports; files are in memory.  SDK v2 runs in an
+environment of its own, ``.bench/sagemaker-v2``, which is made on first use with pip.
+
+Bytes are written to a new file in memory, as SDK v2's are, and to one used before, which spares the system
+the handing out of fresh memory; the copies are of those two kinds too.  ``x copy`` is how many times longer
+than a copy to used memory something took: a few megabytes are copied inside the processor's cache, so only
+the large cases say how near it is to the speed of memory.
 
     .venv/bin/python benchmarks/recordio.py [--rows N] [--large N]
 """
@@ -20,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,7 +36,7 @@ PEER_PACKAGES = ["sagemaker==2.257.*", "scipy"]
 
 sys.path.insert(0, str(ROOT))
 
-from lib import recordio  # noqa: E402  the checkout is not installed
+from lib import recordio, threads  # noqa: E402  the checkout is not installed
 from lib.features import design_matrix  # noqa: E402
 
 PEER = """
@@ -39,6 +45,11 @@ import numpy as np
 import scipy.sparse as sp
 from sagemaker.serializer_utils import (
     read_records, write_numpy_to_dense_tensor, write_spmatrix_to_sparse_tensor)
+
+def measure(action):
+    wall, cpu = time.perf_counter(), time.process_time()
+    done = action()
+    return done, [time.perf_counter() - wall, time.process_time() - cpu]
 
 folder = pathlib.Path(sys.argv[1])
 seconds = {}
@@ -50,22 +61,33 @@ for path in sorted(folder.glob("*.npz")):
     else:
         X = case["rows"]
     write = write_spmatrix_to_sparse_tensor if sparse else write_numpy_to_dense_tensor
-    file = io.BytesIO()
-    start = time.process_time()
-    write(file, X, case["y"])
-    written = time.process_time()
-    file.seek(0)
-    read = time.process_time()
-    records = read_records(file)
-    done = time.process_time()
-    assert len(records) == X.shape[0]
+    writes, reads = [], []
+    for _ in range(2):
+        file = io.BytesIO()
+        _, taken = measure(lambda: write(file, X, case["y"]))
+        writes.append(taken)
+        file.seek(0)
+        records, taken = measure(lambda: read_records(file))
+        reads.append(taken)
+        assert len(records) == X.shape[0]
+        del records
     path.with_suffix(".pbr").write_bytes(file.getvalue())
-    seconds[path.stem] = {"write": written - start, "read": done - read}
+    seconds[path.stem] = {"write": min(writes), "read": min(reads)}
 (folder / "seconds.json").write_text(json.dumps(seconds))
 """
 
 
-def make_cases(rows: int) -> dict[str, tuple[sp.csr_matrix | np.ndarray, np.ndarray]]:
+class Taken(NamedTuple):
+    """Seconds on the clock and seconds of processor time."""
+
+    wall: float
+    cpu: float
+
+
+Rows = tuple[sp.csr_matrix | np.ndarray, np.ndarray]
+
+
+def make_cases(rows: int) -> dict[str, Rows]:
     """Generate the rows of each case, seeded."""
     rng = np.random.default_rng(0)
     y = rng.integers(1, 6, rows).astype(np.float32)
@@ -100,8 +122,8 @@ def make_peer_environment() -> Path:
     return python
 
 
-def run_peer(cases: dict, folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, bytes]]:
-    """Let SDK v2 write and read the cases; return its CPU seconds and its bytes, by case."""
+def run_peer(cases: dict[str, Rows], folder: Path) -> tuple[dict[str, dict[str, Taken]], dict[str, bytes]]:
+    """Let SDK v2 write and read the cases; return its seconds and its bytes, by case."""
     python = make_peer_environment()
     for number, (X, y) in enumerate(cases.values()):
         if sp.issparse(X):
@@ -114,44 +136,94 @@ def run_peer(cases: dict, folder: Path) -> tuple[dict[str, dict[str, float]], di
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     seconds = json.loads((folder / "seconds.json").read_text())
     return (
-        {name: seconds[str(number)] for number, name in enumerate(cases)},
+        {
+            name: {action: Taken(*taken) for action, taken in seconds[str(number)].items()}
+            for number, name in enumerate(cases)
+        },
         {name: (folder / f"{number}.pbr").read_bytes() for number, name in enumerate(cases)},
     )
 
 
-def best_cpu_seconds(action: Callable[[], object], repeat: int = 7) -> float:
-    """Return the least CPU seconds of several calls."""
-    best = float("inf")
+def best(action: Callable[[], object], repeat: int = 9) -> Taken:
+    """Return the least seconds of several calls."""
+    taken = []
     for _ in range(repeat):
-        start = time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         action()
-        best = min(best, time.process_time() - start)
-    return best
+        taken.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return Taken(min(wall for wall, _ in taken), min(cpu for _, cpu in taken))
 
 
-def measure(X: sp.csr_matrix | np.ndarray, y: np.ndarray) -> tuple[bytes, dict[str, float]]:
-    """Write and read rows with `lib.recordio`; return the bytes and the CPU seconds of each."""
-    file = io.BytesIO()
-    recordio.write(file, X, y)
-    data = file.getvalue()
-    return data, {
-        "write": best_cpu_seconds(lambda: recordio.write(io.BytesIO(), X, y)),
-        "read": best_cpu_seconds(lambda: recordio.read(io.BytesIO(data))),
+def measure(X: sp.csr_matrix | np.ndarray, y: np.ndarray, data: bytes) -> dict[str, dict[str, Taken]]:
+    """Copy the bytes, write the rows and read them; return the seconds by action and by who did it."""
+    source = np.frombuffer(data, np.uint8)
+    target = source.copy()
+    used = io.BytesIO(bytes(len(data)))
+
+    def write_again(count: int) -> None:
+        used.seek(0)
+        recordio.write(used, X, y, threads=count)
+
+    def read_batches(count: int) -> None:
+        for _ in recordio.iter_batches(io.BytesIO(data), threads=count):
+            pass
+
+    taken: dict[str, dict[str, Taken]] = {
+        "write": {},
+        "copy": {
+            "to used memory": best(lambda: np.copyto(target, source)),
+            "to new memory": best(lambda: io.BytesIO().write(source.data)),
+        },
+        "read": {},
     }
+    for count in (1, 2):
+        who = f"reelbook, {count} thread{'s' * (count > 1)}"
+        taken["write"][who] = best(lambda count=count: recordio.write(io.BytesIO(), X, y, threads=count))
+        taken["write"][f"{who}, used memory"] = best(lambda count=count: write_again(count))
+        taken["read"][who] = best(lambda count=count: recordio.read(io.BytesIO(data), threads=count))
+        taken["read"][f"{who}, batches"] = best(lambda count=count: read_batches(count))
+    return taken
 
 
-def print_line(what: str, who: str, rows: int, size: int, seconds: float, ratio: float | None = None) -> None:
-    times = "" if ratio is None else f"{ratio:,.0f} x"
+def print_case(
+    name: str, rows: int, size: int, taken: dict[str, dict[str, Taken]], peer: dict[str, Taken]
+) -> None:
+    """Print the figures of one case; those of SDK v2 are left out if there are none."""
+    copy = taken["copy"]["to used memory"].wall
+    print(f"\n{name}: {rows:,} rows, {size / 1e6:,.1f} MB")
     print(
-        f"{what:<33}{who:<10}{rows:>10,}{seconds:>10.4f}{rows / seconds:>14,.0f}"
-        f"{size / seconds / 1e6:>9,.1f}{times:>10}"
+        f"{'':<6}{'':<34}{'wall s':>10}{'CPU s':>10}{'rows/s':>14}{'MB/s':>9}"
+        f"{'x SDK v2':>10}{'by CPU':>9}{'x copy':>9}"
+    )
+    for action, by in taken.items():
+        theirs = peer.get(action)
+        for who, seconds in (({"SDK v2": theirs} if theirs else {}) | by).items():
+            ratios = (
+                f"{theirs.wall / seconds.wall:>10,.0f}{theirs.cpu / seconds.cpu:>9,.0f}" if theirs else ""
+            )
+            print(
+                f"{action:<6}{who:<34}{seconds.wall:>10.4f}{seconds.cpu:>10.4f}{rows / seconds.wall:>14,.0f}"
+                f"{size / seconds.wall / 1e6:>9,.0f}{ratios:>19}{seconds.wall / copy:>9.2f}"
+            )
+
+
+def start_up() -> float:
+    """Return the seconds that a new process takes to load the compiled loops, once they are compiled."""
+    program = (
+        "import time, numba; from lib import recordio; start = time.perf_counter(); recordio.prepare(); "
+        "print(time.perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", program]
+    return min(
+        float(subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout)
+        for _ in range(3)
     )
 
 
 def main() -> int:
     """Run both sides and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000, help="rows that both sides get (default 20000)")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows that both sides get (default 50000)")
     parser.add_argument(
         "--large", type=int, default=1_000_000, help="rows that only we get (default 1000000)"
     )
@@ -159,6 +231,11 @@ def main() -> int:
     if options.rows < 1 or options.large < 1:
         parser.error("--rows and --large must be 1 or more")
 
+    compiled = recordio.prepare()
+    print(
+        f"{threads.count()} processors; loading the compiled loops takes {start_up():.2f} s"
+        + ("" if compiled is None else f", compiling them took {compiled:.1f} s")
+    )
     cases = make_cases(options.rows)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -166,24 +243,20 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             print(f"SDK v2 could not be installed or run (exit status {error.returncode}).", file=sys.stderr)
             return 1
-
-    print(f"{'':<33}{'':<10}{'rows':>10}{'CPU s':>10}{'rows/s':>14}{'MB/s':>9}{'ratio':>10}")
     for name, (X, y) in cases.items():
-        data, seconds = measure(X, y)
+        file = io.BytesIO()
+        recordio.write(file, X, y)
+        data = file.getvalue()
         if data != peer_bytes[name]:
             print(f"{name}: the bytes differ from SDK v2's.", file=sys.stderr)
             return 1
-        for action in ("write", "read"):
-            what = f"{action} {name}"
-            peer = peer_seconds[name][action]
-            print_line(what, "SDK v2", options.rows, len(data), peer)
-            print_line(what, "reelbook", options.rows, len(data), seconds[action], peer / seconds[action])
-    print("The bytes that both wrote are equal.")
+        print_case(name, options.rows, len(data), measure(X, y, data), peer_seconds[name])
+    print("\nThe bytes that both wrote are equal.")
 
-    name, (X, y) = next(iter(make_cases(options.large).items()))
-    data, seconds = measure(X, y)
-    for action in ("write", "read"):
-        print_line(f"{action} {name}", "reelbook", options.large, len(data), seconds[action])
+    for name, (X, y) in make_cases(options.large).items():
+        file = io.BytesIO()
+        recordio.write(file, X, y)
+        print_case(name, options.large, file.tell(), measure(X, y, file.getvalue()), {})
     return 0
 
 

@@ -19,14 +19,28 @@ Float32Tensors whatever their dtype, as Factorization Machines takes no other; S
 Float64Tensors and int64 as Int32Tensors.  `read` takes all three types, dense and sparse, with their
 fields in any order.
 
-Rows go through numpy a block at a time: memory is bounded and there is no loop over rows.  Records are
-counted from 0, as rows are.
+Rows go through compiled loops, on several threads, a block at a time: memory is bounded.  What the loops do
+not know is read by numpy, carefully.  Records are counted from 0, as rows are.
 """
 
 from __future__ import annotations
 
+from lib.recordio.arrow import write_arrow
 from lib.recordio.frames import offsets, records, split
 from lib.recordio.reader import iter_batches, read
 from lib.recordio.writer import check, write
 
-__all__ = ["check", "iter_batches", "offsets", "read", "records", "split", "write"]
+__all__ = ["check", "iter_batches", "offsets", "prepare", "read", "records", "split", "write", "write_arrow"]
+
+
+def prepare() -> float | None:
+    """Load the compiled loops now rather than when they are first needed.
+
+    Returns
+    -------
+    float or None
+        The seconds it took, if this was the first time ever and they had to be compiled.
+    """
+    from lib.recordio import kernels
+
+    return kernels.prepare()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -12,8 +14,17 @@ from lib.recordio.protobuf import MARGIN
 
 MAGIC = 0xCED7230A
 
-BLOCK_BYTES = 2 << 20
-"""Bytes that are read or written at a time; a longer record makes a longer block."""
+FRAME = 8
+"""Bytes of a record before its payload: the magic and the payload's length."""
+
+BLOCK_BYTES = 4 << 20
+"""Bytes that are read at a time; a longer record makes a longer block."""
+
+COMPILED_BYTES = 1 << 19
+"""A block of so many bytes is worth loading the compiled loops for, which takes longer than a small file."""
+
+LAST_BYTES = 1 << 16
+"""About so many bytes at the end of a buffer become a block of their own, copied to have its margin."""
 
 LONGEST_PAYLOAD = (1 << 29) - 1
 """The upper 3 bits of recordIO's length word are a flag, which SageMaker leaves at 0."""
@@ -22,16 +33,25 @@ LONGEST_PAYLOAD = (1 << 29) - 1
 class Block(NamedTuple):
     """Whole records of a file.
 
-    ``data`` is uint8 with spare bytes at its end; ``start`` and ``payload`` (n,) are the records' offsets
-    in it and their payloads' sizes; ``record`` and ``offset`` say where in the file it begins.
+    ``data`` is uint8 with MARGIN spare bytes at its end; ``start`` (n,) are the records' offsets in it;
+    ``record`` and ``offset`` say where in the file it begins.  All of it holds until the block after the
+    next one is read.
     """
 
     data: np.ndarray
     start: np.ndarray
-    payload: np.ndarray
     record: int
     offset: int
     name: str
+
+    def records(self, first: int, last: int) -> Block:
+        """Return some of the records."""
+        return self._replace(start=self.start[first:last], record=self.record + first)
+
+    def payload(self) -> np.ndarray:
+        """Return the sizes of the records' payloads, in bytes: int64 (n,)."""
+        words = np.ndarray((self.data.size - 3,), "<u4", self.data.data, strides=(1,))
+        return words[self.start + 4].astype(np.int64)
 
     def refuse(self, index: int, why: str, *, hint: str = "") -> NoReturn:
         """Raise the error that the record of this index is not as it should be."""
@@ -152,46 +172,130 @@ def read_blocks(file: BinaryIO) -> Iterator[Block]:
             hint='Say open(path, "rb").',
         )
     name = str(getattr(file, "name", "the data"))
-    rest = b""
-    offset = record = 0
+    source = _Memory(file) if type(file) is io.BytesIO else _File(file)
+    find = _Finder(name)
+    offset = record = taken = 0
     wanted = BLOCK_BYTES
     while True:
-        fresh = _read_bytes(file, wanted)
-        data = np.frombuffer(b"".join((rest, fresh, bytes(MARGIN))), np.uint8)
-        size = len(rest) + len(fresh)
-        frames = _scan(data[:size], record, offset, name)
+        data, size, ended = source.window(taken, wanted)
+        frames = find(data[:size], record, offset)
         if frames.start.size:
-            yield Block(data, frames.start, frames.payload, record, offset, name)
-        rest = data[frames.end : size].tobytes()
-        offset += frames.end
+            yield Block(data, frames.start, record, offset, name)
+        taken = frames.end
+        offset += taken
         record += len(frames.start)
-        if len(fresh) < wanted:
+        if ended:
             break
         wanted = max(BLOCK_BYTES, frames.missing)
-    if rest or not record:
-        _refuse_end(rest, record, offset, frames.missing, name)
+    if size > taken or not record:
+        _refuse_end(data[taken:size].tobytes(), record, offset, frames.missing, name)
 
 
-def _read_bytes(file: BinaryIO, size: int) -> bytes:
-    """Read ``size`` bytes, or fewer at the end of the file, from a file that may give them in pieces."""
-    pieces: list[bytes] = []
-    while size > 0:
-        piece = file.read(min(size, BLOCK_BYTES))
-        if not piece:
-            break
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
+def is_worth_compiling(size: int) -> bool:
+    """Tell whether so many bytes are to be worked on by the compiled loops."""
+    return size >= COMPILED_BYTES or "lib.recordio.kernels" in sys.modules
+
+
+class _Memory:
+    """A buffer's content, a window at a time, without a copy but of its end."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        content = file.getvalue()  # the buffer itself; it is copied if the file is written to meanwhile
+        self.data = np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
+        self.begin = self.end = min(file.tell(), len(content))
+        file.seek(0, io.SEEK_END)
+
+    def window(self, taken: int, wanted: int) -> tuple[np.ndarray, int, bool]:
+        """Return data with a margin, the size of it without, and whether it is the last.
+
+        The data begin ``taken`` bytes after those of the window before and end ``wanted`` bytes after them.
+        """
+        size = len(self.data)
+        self.begin += taken
+        before, self.end = self.end, self.end + wanted
+        if self.end + MARGIN > size:
+            self.end = size - LAST_BYTES
+        if self.end > before:
+            return self.data[self.begin : self.end + MARGIN], self.end - self.begin, False
+        self.end = size
+        rest = self.data[self.begin :]
+        return np.concatenate((rest, np.zeros(MARGIN, np.uint8))), len(rest), True
+
+
+class _File:
+    """A file's content, a window at a time, in two buffers by turns."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.rest = np.empty(0, np.uint8)
+        self.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+
+    def window(self, taken: int, wanted: int) -> tuple[np.ndarray, int, bool]:
+        """Return data with a margin, the size of it without, and whether it is the last; see `_Memory`."""
+        rest = self.rest[taken:]
+        if taken:  # there was a block in it, which is still needed
+            self.buffers.reverse()
+        if len(self.buffers[0]) < len(rest) + wanted + MARGIN:
+            self.buffers[0] = np.empty(len(rest) + wanted + BLOCK_BYTES // 8 + MARGIN, np.uint8)
+        data = self.buffers[0]
+        data[: len(rest)] = rest
+        size = len(rest) + self._fill(data[len(rest) : len(rest) + wanted].data)
+        self.rest = data[:size]
+        return data[: size + MARGIN], size, size < len(rest) + wanted
+
+    def _fill(self, target: memoryview) -> int:
+        """Read from a file that may give its bytes in pieces, and return how many there were."""
+        filled = 0
+        in_place = isinstance(self.file, io.FileIO | io.BufferedReader)
+        while filled < len(target):
+            if in_place:
+                got = self.file.readinto(target[filled:])  # type: ignore[attr-defined]
+            else:
+                piece = self.file.read(min(len(target) - filled, BLOCK_BYTES)) or b""
+                got = len(piece)
+                target[filled : filled + got] = piece
+            if not got:
+                break
+            filled += got
+        return filled
+
+
+class _Finder:
+    """Finds the records of windows; what it returns holds until it is called the second time after."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.starts = [np.empty(0, np.int64), np.empty(0, np.int64)]
+
+    def __call__(self, data: np.ndarray, record: int, offset: int) -> _Frames:
+        """Find the records of data that begin with one; ``record`` and ``offset`` say where in the file."""
+        if not is_worth_compiling(len(data)):
+            return _scan(data, record, offset, self.name)
+        from lib.recordio import kernels
+
+        if len(self.starts[0]) <= len(data) // FRAME:
+            self.starts[0] = np.empty(len(data) // FRAME + 1, np.int64)
+        starts = self.starts[0]
+        count, end, ended = kernels.scanner()(data, starts)
+        if count:  # they are still needed when the next block's are looked for
+            self.starts.reverse()
+        if ended == kernels.WHOLE:
+            return _Frames(starts[:count], end, 0)
+        if ended == kernels.CUT:
+            payload = int.from_bytes(data[end + 4 : end + FRAME].tobytes(), "little")
+            return _Frames(starts[:count], end, end + FRAME + (payload + 3) // 4 * 4 - len(data))
+        rest = _scan(data[end:], record + count, offset + end, self.name)
+        starts = np.append(starts[:count], end + rest.start) if rest.start.size else starts[:count]
+        return _Frames(starts, end + rest.end, rest.missing)
 
 
 class _Frames(NamedTuple):
-    """Whole records of a buffer: ``start`` and ``payload`` are offsets and sizes in bytes (n,).
+    """Whole records of a buffer: ``start`` are their offsets, int64 (n,).
 
-    ``end`` is where the last whole record ends, and ``missing`` how many bytes the next one lacks.
+    ``end`` is where the last one ends, and ``missing`` how many bytes the next one lacks.
     """
 
     start: np.ndarray
-    payload: np.ndarray
     end: int
     missing: int
 
@@ -208,7 +312,7 @@ def _scan(data: np.ndarray, record: int, offset: int, name: str) -> _Frames:
         _refuse_magic(data[:64].tobytes(), record, offset, name)
     candidates = np.flatnonzero(words[:-1] == MAGIC)
     if not candidates.size:
-        return _Frames(candidates, candidates, 0, 0)
+        return _Frames(candidates, 0, 0)
     payload = words[candidates + 1].astype(np.int64)
     behind = candidates + 2 + (payload + 3) // 4
 
@@ -227,10 +331,10 @@ def _scan(data: np.ndarray, record: int, offset: int, name: str) -> _Frames:
     missing = 4 * end - len(data)
     if missing > 0:
         end = int(candidates[-1])
-        candidates, payload = candidates[:-1], payload[:-1]
+        candidates = candidates[:-1]
     elif end < len(words) and words[end] != MAGIC:
         _refuse_magic(data[4 * end :][:64].tobytes(), record + len(candidates), offset + 4 * end, name)
-    return _Frames(4 * candidates, payload, 4 * end, max(0, missing))
+    return _Frames(4 * candidates, 4 * end, max(0, missing))
 
 
 def _chain(begin: np.ndarray, behind: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Finds the numbers inside a block of SageMaker ``Record`` messages, without reading them yet.
 
-`lib.recordio` describes the messages.  Almost every file has one layout, that of SageMaker's SDK and of
-`lib.recordio.write`: for it `locate` has a short way that takes nothing for granted (each tag, each name
-and each length is compared for every record).  Where one record of a block differs, the block goes the
-long way, which walks the fields in whatever order they stand.
+`lib.recordio` describes the messages.  Their fields may stand in any order, in pieces, packed or not, and
+unknown ones between them: all messages are walked through in step, field by field.  (Almost every file has
+the one layout of SageMaker's SDK and of `lib.recordio.write`, which `lib.recordio.kernels` decodes.)
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from lib.recordio.protobuf import (
     Ranges,
     fields,
     join,
-    read_varints,
     read_windows,
 )
 
@@ -35,6 +34,13 @@ LABEL_HEADER = b"\x12\x12" + ROW_NAME + b"\x12\x08\x12\x06\x0a\x04"
 """Everything of a label but its float32."""
 
 LABEL_SIZE = len(LABEL_HEADER) + 4
+
+
+_VARINT = rb"([\x80-\xff]*[\x00-\x7f])"
+_HEAD = re.compile(rb"\x0a%b%b\x12%b\x12%b" % (_VARINT, ROW_NAME, _VARINT, _VARINT))
+_VALUES = re.compile(rb"\x0a" + _VARINT)
+_KEYS = re.compile(rb"\x12" + _VARINT)
+_SHAPE = re.compile(rb"\x1a%b%b\Z" % (_VARINT, _VARINT))
 
 
 class Tensors(NamedTuple):
@@ -72,54 +78,6 @@ def locate(data: np.ndarray, messages: Ranges) -> Layout:
     MalformedMessage
         A record is not a valid message, or holds something other than one vector and one label.
     """
-    return _locate_usual(data, messages) or _locate_any(data, messages)
-
-
-def _locate_usual(data: np.ndarray, messages: Ranges) -> Layout | None:
-    """Find the tensors of records that all have the layout the SDK writes; None if one has not."""
-    owner, start, end = messages
-    if not _is_all(data, start, b"\x0a"):
-        return None
-    entry_size, at = read_varints(data, start + 1)
-    entry_end = at + entry_size
-    if not _is_all(data, at, ROW_NAME + b"\x12"):
-        return None
-    value_size, at = read_varints(data, at + len(ROW_NAME) + 1)
-    value_end = at + value_size
-    if not _is_all(data, at, b"\x12"):
-        return None
-    tensor_size, at = read_varints(data, at + 1)
-    tensor_end = at + tensor_size
-
-    parts = []
-    sizes = entry_size | value_size | tensor_size
-    for tag in (0x0A, 0x12, 0x1A):
-        present = (data.take(at, mode="clip") == tag) & (at < tensor_end)
-        size, behind = read_varints(data, at + 1)
-        begin = np.where(present, behind, at)
-        at = np.where(present, behind + size, at)
-        parts.append(Ranges(owner, begin, at))
-        sizes |= np.where(present, size, 0)
-    if (sizes >> 31).any() or not (
-        np.array_equal(at, tensor_end)
-        and np.array_equal(tensor_end, value_end)
-        and np.array_equal(value_end, entry_end)
-    ):
-        return None
-
-    float32 = np.full(len(owner), FLOAT32)
-    features = Tensors(float32, *parts)
-    rest = end - entry_end
-    if not rest.any():
-        return Layout(features, _no_tensors(len(owner)))
-    if (rest == LABEL_SIZE).all() and _is_all(data, entry_end, LABEL_HEADER):
-        values = Ranges(owner, entry_end + len(LABEL_HEADER), end)
-        return Layout(features, Tensors(float32, values, join([]), join([])))
-    return None
-
-
-def _locate_any(data: np.ndarray, messages: Ranges) -> Layout:
-    """Find the tensors of records whose fields may stand in any order."""
     features, labels = [], []
     for field in fields(data, messages):
         features.append(field.pick(1, BYTES))
@@ -129,6 +87,29 @@ def _locate_any(data: np.ndarray, messages: Ranges) -> Layout:
         _locate_tensors(data, join(features), count, "feature"),
         _locate_tensors(data, join(labels), count, "label"),
     )
+
+
+def guess(payload: bytes) -> tuple[int | None, bool]:
+    """Return the width and whether there is a label, of a float32 record of the usual layout.
+
+    Of other records, what is returned may be wrong; the width is None if none is found.
+    """
+    labelled = payload[-LABEL_SIZE:].startswith(LABEL_HEADER)
+    features = payload[: len(payload) - LABEL_SIZE] if labelled else payload
+    head = _HEAD.match(features)
+    at = head.end() if head else len(features)
+    count = None
+    for field in (_VALUES, _KEYS):
+        if found := field.match(features, at):
+            at = found.end() + _number(found[1])
+            count = _number(found[1]) // 4 if field is _VALUES else None
+    if shape := _SHAPE.match(features, at):
+        return _number(shape[2]), labelled
+    return count, labelled
+
+
+def _number(varint: bytes) -> int:
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint))
 
 
 def _locate_tensors(data: np.ndarray, entries: Ranges, count: int, what: str) -> Tensors:
@@ -185,14 +166,3 @@ def _repeated(owner: np.ndarray) -> int | None:
     """Return the first number that comes twice in a sorted array, or None."""
     again = owner[1:] == owner[:-1]
     return int(owner[1:][again.argmax()]) if again.any() else None
-
-
-def _no_tensors(count: int) -> Tensors:
-    return Tensors(np.zeros(count, np.int64), join([]), join([]), join([]))
-
-
-def _is_all(data: np.ndarray, at: np.ndarray, expected: bytes) -> bool:
-    """Tell whether the same bytes stand at every offset."""
-    if len(expected) == 1:
-        return bool((data.take(at, mode="clip") == expected[0]).all())
-    return bool((read_windows(data, at, len(expected)) == np.frombuffer(expected, np.uint8)).all())

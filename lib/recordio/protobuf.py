@@ -1,8 +1,8 @@
-"""Protobuf's wire format, read and written for many messages at once.
+"""Protobuf's wire format, read for many messages at once.
 
 The protobuf package builds Python objects, one a message, and fills them number by number.  Here a block
-of messages is one array of bytes, places in it are arrays of offsets, and each step of encoding or
-decoding is done for all messages together by numpy: a million messages take as many steps as one.
+of messages is one array of bytes, places in it are arrays of offsets, and each step of decoding is done for
+all messages together by numpy: a million messages take as many steps as one.
 This module knows the wire format alone (https://protobuf.dev/programming-guides/encoding);
 what the messages mean is `lib.recordio`'s concern.
 
@@ -13,7 +13,6 @@ look past the last message stays inside the array.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -46,129 +45,6 @@ class MalformedMessage(Exception):
         super().__init__(f"message {owner} {reason}")
         self.owner = owner
         self.reason = reason
-
-
-# --- writing ---------------------------------------------------------------------------------------------
-
-
-def varint_sizes(values: np.ndarray) -> np.ndarray:
-    """Return how many bytes each value takes as a varint.
-
-    Parameters
-    ----------
-    values : ndarray of int (n,)
-        Not negative.
-
-    Returns
-    -------
-    ndarray of int64 (n,)
-    """
-    sizes = np.ones(values.shape, np.uint8)
-    largest = int(values.max(initial=0))
-    bits = 7
-    while largest >> bits:
-        sizes += values >= (1 << bits)
-        bits += 7
-    return sizes.astype(np.int64)
-
-
-def encode_varints(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return values, of which `varint_sizes` says the sizes, as varints one after another, in uint8."""
-    longest = int(sizes.max(initial=1))
-    places = np.arange(longest)
-    encoded = np.empty((len(values), longest), np.uint8)
-    for place in places.tolist():
-        encoded[:, place] = (values >> (7 * place)) & 0x7F
-    for place in places[1:].tolist():
-        encoded[:, place - 1] |= (sizes > place).view(np.uint8) << 7
-    if (sizes == longest).all():
-        return encoded.reshape(-1)
-    return encoded[places < sizes[:, np.newaxis]]
-
-
-class Stretches(NamedTuple):
-    """One stretch of bytes a message: ``sizes[i]`` bytes from offset ``begin[i]`` of ``source``, uint8."""
-
-    source: np.ndarray
-    begin: np.ndarray
-    sizes: np.ndarray
-
-    def pick(self, which: np.ndarray) -> Stretches:
-        """Return the stretches of other messages, which may share them."""
-        return Stretches(self.source, self.begin[which], self.sizes[which])
-
-    def where(self, present: np.ndarray) -> Stretches:
-        """Return the stretches, empty where ``present`` does not hold."""
-        return self._replace(sizes=self.sizes * present)
-
-
-def in_a_row(source: np.ndarray, sizes: np.ndarray) -> Stretches:
-    """Return stretches that stand one after another in ``source``."""
-    return Stretches(source, np.cumsum(sizes) - sizes, sizes)
-
-
-def constant(content: bytes, present: np.ndarray) -> Stretches:
-    """Return the same bytes for each message where ``present`` (bool) holds, and none for the others."""
-    sizes = present * len(content)
-    return Stretches(np.frombuffer(content, np.uint8), np.zeros_like(sizes), sizes)
-
-
-def varints(values: np.ndarray) -> Stretches:
-    """Return a varint a message."""
-    sizes = varint_sizes(values)
-    return in_a_row(encode_varints(values, sizes), sizes)
-
-
-def fixed(rows: np.ndarray) -> Stretches:
-    """Return the rows of an array (n, width), each as its bytes."""
-    data = np.ascontiguousarray(rows)
-    return in_a_row(data.reshape(-1).view(np.uint8), np.full(len(data), data[0].nbytes))
-
-
-def assemble(parts: list[Stretches], *, align: int = 1) -> Stretches:
-    """Put messages together from their parts, in this order; each begins at a multiple of ``align``.
-
-    The bytes between messages are 0 and count as the last message's.
-    """
-    sizes = np.sum([part.sizes for part in parts], axis=0)
-    whole = in_a_row(np.empty(0, np.uint8), -(-sizes // align) * align)
-    data = np.zeros(int(whole.sizes.sum()), np.uint8)
-    at = whole.begin.copy()
-    for part in parts:
-        _copy(data, at, part)
-        at += part.sizes
-    return whole._replace(source=data)
-
-
-def group(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that sorts values (not negative), and where in it each value begins, and its end."""
-    small = values.max(initial=0) < 1 << 16  # which numpy sorts by radix
-    order = np.argsort(values.astype(np.uint16) if small else values, kind="stable")
-    ordered = values[order]
-    edges = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    return order, np.concatenate(([0], edges, [len(order)]))
-
-
-def _copy(target: np.ndarray, at: np.ndarray, stretches: Stretches) -> None:
-    """Copy stretches to offsets of another array, those of one size together."""
-    source, begin, sizes = stretches
-    if (sizes == sizes[0]).all():
-        _copy_windows(target, at, source, begin, int(sizes[0]))
-        return
-    order, edges = group(sizes)
-    for first, last in pairwise(edges.tolist()):
-        these = order[first:last]
-        _copy_windows(target, at[these], source, begin[these], int(sizes[these[0]]))
-
-
-def _copy_windows(
-    target: np.ndarray, at: np.ndarray, source: np.ndarray, begin: np.ndarray, size: int
-) -> None:
-    if size:
-        _windows(target, size)[at] = _windows(source, size)[begin]
-
-
-# --- reading ---------------------------------------------------------------------------------------------
 
 
 class Ranges(NamedTuple):
@@ -317,7 +193,9 @@ def read_packed_varints(data: np.ndarray, ranges: Ranges) -> tuple[np.ndarray, n
 
 def _gather(data: np.ndarray, begin: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return stretches of a block one after another."""
-    return assemble([Stretches(data, begin, sizes)]).source if len(sizes) else np.empty(0, np.uint8)
+    total = int(sizes.sum())
+    before = np.cumsum(sizes) - sizes
+    return data[np.repeat(begin - before, sizes) + np.arange(total)]
 
 
 def _windows(data: np.ndarray, width: int) -> np.ndarray:

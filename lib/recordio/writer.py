@@ -1,30 +1,34 @@
-"""Writes matrices as recordIO-protobuf: checks them, then encodes a block of rows at a time."""
+"""Writes matrices as recordIO-protobuf: checks them, then encodes blocks of rows on several threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 
+from lib import threads as thread_count
 from lib.errors import RecordIOError
-from lib.recordio.frames import BLOCK_BYTES, LONGEST_PAYLOAD, MAGIC
-from lib.recordio.layout import LABEL_HEADER, LABEL_SIZE, ROW_NAME
-from lib.recordio.protobuf import (
-    Stretches,
-    assemble,
-    constant,
-    encode_varints,
-    fixed,
-    group,
-    in_a_row,
-    varint_sizes,
-    varints,
-)
+from lib.recordio.frames import LONGEST_PAYLOAD, MAGIC
+from lib.recordio.layout import LABEL_HEADER, ROW_NAME
+
+BLOCK_BYTES = 1 << 20
+"""About so many bytes are encoded at a time; a longer row makes a longer block."""
+
+FEW_BLOCKS = 4
+"""So many are sooner encoded than handed over to threads."""
+
+BLOCK_NUMBERS = 1 << 18
+"""Numbers that are checked at a time."""
 
 
-def write(file: BinaryIO, X: Any, y: Any = None) -> None:
+def write(file: BinaryIO, X: Any, y: Any = None, *, threads: int | None = None) -> None:
     """Write a matrix, and labels if there are any, as recordIO-protobuf.
 
     Everything is checked before the first byte is written.  A matrix of no rows writes nothing.
@@ -32,12 +36,14 @@ def write(file: BinaryIO, X: Any, y: Any = None) -> None:
     Parameters
     ----------
     file : binary file
-        Open for writing.
+        Open for writing.  What its ``write`` is given is used again afterwards.
     X : scipy sparse matrix or ndarray (n, d)
         Of any real dtype.  Sparse input becomes sparse tensors, its stored entries in their order, stored
-        zeros included; an array becomes dense tensors.
+        zeros included; an array becomes dense tensors.  CSR of float32 is encoded without a copy.
     y : array of real numbers (n,), optional
         A label a row.
+    threads : int, optional
+        How many threads encode; see `lib.threads.count`.
 
     Raises
     ------
@@ -45,6 +51,18 @@ def write(file: BinaryIO, X: Any, y: Any = None) -> None:
         Wrong shape or dtype, X and y of different length, NaN, infinity or a number too large for float32,
         an index outside the matrix, or a file in text mode.
     """
+    check_file(file)
+    count = thread_count.count(threads)
+    write_checked(file, *checked(X, y, count), count)
+
+
+def check(X: Any, y: Any = None) -> None:
+    """Raise what `write` would raise for a matrix and labels, and write nothing."""
+    checked(X, y, thread_count.count())
+
+
+def check_file(file: BinaryIO) -> None:
+    """Refuse a file that is not open for writing in binary mode."""
     if (
         not hasattr(file, "write")
         or hasattr(file, "encoding")
@@ -54,136 +72,170 @@ def write(file: BinaryIO, X: Any, y: Any = None) -> None:
             "recordio.write needs a file that is open for writing in binary mode.",
             hint='Say open(path, "wb").',
         )
-    X = _checked_matrix(X)
-    labels = None if y is None else _checked_labels(y, X.shape[0])
-    for first, last in _blocks_of_rows(X):
-        block_labels = None if labels is None else labels[first:last].astype("<f4")
-        if sp.issparse(X):
-            file.write(_sparse_records(X, first, last, block_labels))
-        else:
-            file.write(_dense_records(X[first:last].astype("<f4"), block_labels))
 
 
-def check(X: Any, y: Any = None) -> None:
-    """Raise what `write` would raise for a matrix and labels, and write nothing."""
-    _checked_matrix(X)
-    if y is not None:
-        _checked_labels(y, X.shape[0])
+def checked(X: Any, y: Any, threads: int, first_row: int = 0) -> tuple[Any, np.ndarray | None]:
+    """Return X as a CSR matrix or an array and y as an array or None, checked.
+
+    Errors count rows from ``first_row``.
+    """
+    X = _checked_matrix(X, threads, first_row)
+    return X, None if y is None else _checked_labels(y, X.shape[0], first_row)
+
+
+def write_checked(file: BinaryIO, X: Any, labels: np.ndarray | None, threads: int) -> None:
+    """Write what `checked` returned."""
+    encode = _sparse_encoding(X, labels) if sp.issparse(X) else _dense_encoding(X, labels)
+    for encoded in _in_order(encode, list(_blocks_of_rows(X)), threads):
+        file.write(encoded)
+
+
+class _Buffer:
+    """Memory that is used again for a later block."""
+
+    def __init__(self) -> None:
+        self.data = np.empty(0, np.uint8)
+
+    def reserve(self, size: int) -> np.ndarray:
+        """Return an array of at least this size."""
+        if len(self.data) < size:
+            self.data = np.empty(size, np.uint8)
+        return self.data
+
+
+Encoding = Callable[[int, int, _Buffer], memoryview]
+"""Turns rows, from the first up to but without the last, to records in a buffer."""
+
+
+def _in_order(encode: Encoding, blocks: list[tuple[int, int]], threads: int) -> Iterator[memoryview]:
+    """Encode blocks on threads and yield them in their order, each to be used before the next is asked for."""
+    if threads == 1 or len(blocks) <= FEW_BLOCKS:
+        buffer = _Buffer()
+        for first, last in blocks:
+            yield encode(first, last, buffer)
+        return
+    buffers = deque(_Buffer() for _ in range(threads + 2))
+    waiting: deque[tuple[Future[memoryview], _Buffer]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for first, last in blocks:
+            if not buffers:
+                future, buffer = waiting.popleft()
+                yield future.result()
+                buffers.append(buffer)
+            buffer = buffers.popleft()
+            waiting.append((pool.submit(encode, first, last, buffer), buffer))
+        while waiting:
+            yield waiting.popleft()[0].result()
 
 
 def _blocks_of_rows(X: Any) -> Iterator[tuple[int, int]]:
     """Cut the rows of a CSR matrix or an array into blocks whose records take about BLOCK_BYTES."""
     n, columns = X.shape
-    frame_bytes, entry_bytes = 64, 8
+    row_bytes, entry_bytes = 64, 8
     first = 0
     while first < n:
         if sp.issparse(X):
-            last = first + BLOCK_BYTES // frame_bytes
+            last = first + BLOCK_BYTES // row_bytes
             entries = min(int(X.indptr[first]) + BLOCK_BYTES // entry_bytes, int(X.indptr[-1]))
             fitting = np.searchsorted(X.indptr, X.indptr.dtype.type(entries), side="right") - 1
             last = min(last, int(fitting))
         else:
-            last = first + BLOCK_BYTES // (frame_bytes + 4 * columns)
+            last = first + BLOCK_BYTES // (row_bytes + 4 * columns)
         last = min(n, max(first + 1, last))
         yield first, last
         first = last
 
 
-def _sparse_records(X: sp.csr_matrix, first: int, last: int, labels: np.ndarray | None) -> memoryview:
-    """Return rows ``first`` to ``last`` of a CSR matrix as records.
+def _sparse_encoding(X: sp.csr_matrix, labels: np.ndarray | None) -> Encoding:
+    """Return what encodes rows of a CSR matrix."""
+    from lib.recordio import kernels
 
-    Rows with as many entries and as many bytes of keys are of one kind: equal in all but values, keys and
-    label.  So what stands before their values, and between values and keys, is made once a kind.
-    """
-    indptr = X.indptr[first : last + 1].astype(np.int64)
-    keys = X.indices[indptr[0] : indptr[-1]]
-    values = X.data[indptr[0] : indptr[-1]].astype("<f4").view(np.uint8)
-    indptr -= indptr[0]
-    counts = np.diff(indptr)
-    each_key_size = varint_sizes(keys)
-    keys_size = np.diff(np.concatenate(([0], np.cumsum(each_key_size)))[indptr])
-    tails = _tails(_field(0x1A, _varint(X.shape[1])), labels, len(counts))
+    columns = X.shape[1]
+    index = np.int32 if X.indptr.dtype == X.indices.dtype == np.int32 else np.int64
+    loop = kernels.encoder(index)
+    shape = _field(0x1A, _varint(columns))
+    tail = shape if labels is None else shape + LABEL_HEADER
+    tail_bytes = np.frombuffer(tail.ljust(kernels.TAIL_SIZE, b"\0"), np.uint8)
+    longest_entry = 4 + len(_varint(columns - 1))
 
-    codes = counts * (keys_size.max() + 1) + keys_size
-    order, edges = group(codes)
-    kinds = order[edges[:-1]]
-    kind = np.empty(len(codes), np.int64)
-    kind[order] = np.repeat(np.arange(len(kinds)), np.diff(edges))
-    heads, middles = _heads_and_middles(X.shape[1], 4 * counts[kinds], keys_size[kinds], labels is not None)
+    def encode(first: int, last: int, buffer: _Buffer) -> memoryview:
+        row_ends = _plain(X.indptr[first : last + 1], index)
+        begin, end = int(row_ends[0]), int(row_ends[-1])
+        room = kernels.LARGEST_ROW * (last - first) + longest_entry * (end - begin) + kernels.SPARE
+        out = buffer.reserve(room)
+        size = loop(
+            row_ends,
+            _plain(X.indices[begin:end], index),
+            _bits(X.data[begin:end]),
+            _bits(np.empty(0) if labels is None else labels[first:last]),
+            columns,
+            len(shape),
+            tail_bytes,
+            out,
+        )
+        return out[:size].data
 
-    parts = [
-        heads.pick(kind),
-        in_a_row(values, 4 * counts),
-        middles.pick(kind),
-        in_a_row(encode_varints(keys, each_key_size), keys_size),
-        tails,
-    ]
-    return assemble(parts, align=4).source.data
+    return encode
 
 
-def _heads_and_middles(
-    columns: int, values_size: np.ndarray, keys_size: np.ndarray, labelled: bool
-) -> tuple[Stretches, Stretches]:
-    """Return what stands before the values and between values and keys, for sizes of values and keys."""
-    filled = values_size > 0  # a row without entries has neither values nor keys
-    shape_size = len(_field(0x1A, _varint(columns)))
-    tensor_size = shape_size + _field_sizes(values_size) + _field_sizes(keys_size)
-    value_size = 1 + varint_sizes(tensor_size) + tensor_size
-    entry_size = len(ROW_NAME) + 1 + varint_sizes(value_size) + value_size
-    payload = 1 + varint_sizes(entry_size) + entry_size + (LABEL_SIZE if labelled else 0)
+def _bits(numbers: np.ndarray) -> np.ndarray:
+    """Return the bits of numbers as float32, without a copy if that is what they are."""
+    return _plain(numbers, np.float32).view(np.uint32)
 
-    always = np.ones(len(filled), bool)
-    heads = assemble(
-        [
-            constant(MAGIC.to_bytes(4, "little"), always),
-            fixed(payload.astype("<u4")[:, np.newaxis]),
-            constant(b"\x0a", always),
-            varints(entry_size),
-            constant(ROW_NAME + b"\x12", always),
-            varints(value_size),
-            constant(b"\x12", always),
-            varints(tensor_size),
-            constant(b"\x0a", filled),
-            varints(values_size).where(filled),
-        ]
+
+def _plain(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return an array as compiled loops take it, without a copy if it is so."""
+    return np.require(np.asarray(array), dtype, ["C", "A"])
+
+
+def _dense_encoding(X: np.ndarray, labels: np.ndarray | None) -> Encoding:
+    """Return what encodes rows of an array: all records are alike but for their numbers."""
+    columns = X.shape[1]
+    values_size = 4 * columns
+    row = _field(0x0A, ROW_NAME + _field(0x12, _field(0x12, _field(0x0A, bytes(values_size)))))
+    tail = b"" if labels is None else LABEL_HEADER + bytes(4)
+    record = np.array([MAGIC, len(row) + len(tail)], "<u4").tobytes() + row + tail
+    record += bytes(-len(record) % 4)
+    values_at = 8 + len(row) - values_size
+    parts: dict[str, tuple[Any, int]] = {"values": (("<f4", (columns,)), values_at)}
+    if labels is not None:
+        parts["label"] = ("<f4", 8 + len(row) + len(LABEL_HEADER))
+    numbers = np.dtype(
+        {
+            "names": list(parts),
+            "formats": [dtype for dtype, _ in parts.values()],
+            "offsets": [offset for _, offset in parts.values()],
+            "itemsize": len(record),
+        }
     )
-    return heads, assemble([constant(b"\x12", filled), varints(keys_size).where(filled)])
 
+    def encode(first: int, last: int, buffer: _Buffer) -> memoryview:
+        n = last - first
+        if len(buffer.data) < n * len(record):
+            buffer.data = np.tile(np.frombuffer(record, np.uint8), n)
+        records = buffer.data[: n * len(record)]
+        rows = records.view(numbers)
+        rows["values"] = X[first:last]
+        if labels is not None:
+            rows["label"] = labels[first:last]
+        return records.data
 
-def _dense_records(rows: np.ndarray, labels: np.ndarray | None) -> memoryview:
-    """Return the rows of a float32 array as records."""
-    values_size = rows.shape[1] * 4
-    empty_row = _field(0x0A, ROW_NAME + _field(0x12, _field(0x12, _field(0x0A, bytes(values_size)))))
-    payload = len(empty_row) + (0 if labels is None else LABEL_SIZE)
-    head = np.array([MAGIC, payload], "<u4").tobytes() + empty_row[:-values_size]
-    parts = [constant(head, np.ones(len(rows), bool)), fixed(rows), _tails(b"", labels, len(rows))]
-    return assemble(parts, align=4).source.data
-
-
-def _tails(shape: bytes, labels: np.ndarray | None, n: int) -> Stretches:
-    """Return what stands behind the keys of n rows: the shape and the label."""
-    if labels is None:
-        return constant(shape, np.ones(n, bool))
-    tail = np.frombuffer(shape + LABEL_HEADER + bytes(4), np.uint8)
-    tails = np.tile(tail, (n, 1))
-    tails[:, -4:] = labels.view(np.uint8).reshape(-1, 4)
-    return fixed(tails)
+    return encode
 
 
 def _field(tag: int, content: bytes) -> bytes:
     return bytes([tag]) + _varint(len(content)) + content
 
 
-def _field_sizes(content: np.ndarray) -> np.ndarray:
-    """Return the sizes of fields with contents of these sizes; an empty one is left out."""
-    return np.where(content > 0, 1 + varint_sizes(content) + content, 0)
-
-
 def _varint(value: int) -> bytes:
-    return varints(np.array([value])).source.tobytes()
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
-def _checked_matrix(X: Any) -> Any:
+def _checked_matrix(X: Any, threads: int, first_row: int) -> Any:
     """Return X as a CSR matrix or a 2-D array, checked."""
     if not sp.issparse(X) and not hasattr(X, "__array__"):
         raise RecordIOError(
@@ -203,39 +255,40 @@ def _checked_matrix(X: Any) -> Any:
                 X = X.tocsr()
             except ValueError as error:
                 raise RecordIOError(f"X is not a valid {X.format} matrix: {error}.") from error
-        _check_csr(X)
-        longest = int(np.diff(X.indptr).max(initial=0)) * (4 + len(_varint(X.shape[1])))
+        longest = _check_csr(X, threads, first_row) * (4 + len(_varint(X.shape[1])))
     else:
-        for first, last in _blocks_of_rows(X):
-            if (place := _not_float32(X[first:last])) is not None:
-                row, column = divmod(place, X.shape[1])
-                _refuse_number(X[first + row, column], f"X, row {first + row}, column {column}")
+        if (place := _not_float32(X, threads)) is not None:
+            row, column = divmod(place, X.shape[1])
+            _refuse_number(X[row, column], f"X, row {first_row + row}, column {column}")
         longest = 4 * X.shape[1]
     if longest + 128 > LONGEST_PAYLOAD:
         raise RecordIOError(f"X has a row of {longest:,} bytes; a record holds {LONGEST_PAYLOAD:,} at most.")
     return X
 
 
-def _check_csr(X: sp.csr_matrix) -> None:
+def _check_csr(X: sp.csr_matrix, threads: int, first_row: int) -> int:
+    """Check a CSR matrix and return the most entries that a row has."""
     columns = X.shape[1]
     indptr = X.indptr
     stored = min(len(X.indices), len(X.data))
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > stored:
+    counts = np.diff(indptr)
+    if len(counts) != X.shape[0] or indptr[0] != 0 or counts.min(initial=0) < 0 or indptr[-1] > stored:
         raise RecordIOError(
             f"X is not a valid CSR matrix: its indptr does not rise from 0 to its {stored:,} entries."
         )
     indices, data = X.indices[: indptr[-1]], X.data[: indptr[-1]]
-    if indices.size and (indices.min() < 0 or indices.max() >= columns):
-        place = int(((indices < 0) | (indices >= columns)).argmax())
+    if (bad := _not_below(indices, columns, threads)) is not None:
         raise RecordIOError(
-            f"X, row {_row_of(place, indptr[1:])}, has column index {indices[place]}, "
+            f"X, row {first_row + _row_of(bad, indptr[1:])}, has column index {indices[bad]}, "
             f"outside its {columns:,} columns."
         )
-    if (bad := _not_float32(data)) is not None:
-        _refuse_number(data[bad], f"X, row {_row_of(bad, indptr[1:])}, column {indices[bad]}")
+    if (bad := _not_float32(data, threads)) is not None:
+        row = first_row + _row_of(bad, indptr[1:])
+        _refuse_number(data[bad], f"X, row {row}, column {indices[bad]}")
+    return int(counts.max(initial=0))
 
 
-def _checked_labels(y: Any, n: int) -> np.ndarray:
+def _checked_labels(y: Any, n: int, first_row: int) -> np.ndarray:
     """Return y as an array of n numbers, checked."""
     try:
         labels = np.asarray(y)
@@ -246,8 +299,8 @@ def _checked_labels(y: Any, n: int) -> np.ndarray:
     if len(labels) != n:
         raise RecordIOError(f"X has {n:,} rows and y has {len(labels):,} labels.")
     _check_dtype(labels.dtype, "y")
-    if (place := _not_float32(labels)) is not None:
-        _refuse_number(labels[place], f"y, row {place}")
+    if (place := _not_float32(labels, 1)) is not None:
+        _refuse_number(labels[place], f"y, row {first_row + place}")
     return labels
 
 
@@ -256,17 +309,45 @@ def _check_dtype(dtype: np.dtype, what: str) -> None:
         raise RecordIOError(f"{what} has dtype {dtype}, not real numbers.", hint="Make it float32.")
 
 
-def _not_float32(numbers: np.ndarray) -> int | None:
+def _not_float32(numbers: np.ndarray, threads: int) -> int | None:
     """Return the flat position of the first number that float32 cannot hold, or None."""
     if numbers.dtype.kind != "f":
         return None
-    numbers = numbers.reshape(-1)
-    for first in range(0, len(numbers), BLOCK_BYTES):
+    width = math.prod(numbers.shape[1:])
+
+    def look(first: int, last: int) -> int | None:
         with np.errstate(over="ignore"):
-            finite = np.isfinite(numbers[first : first + BLOCK_BYTES].astype(np.float32, copy=False))
-        if not finite.all():
-            return first + int(finite.argmin())
-    return None
+            finite = np.isfinite(numbers[first:last].astype(np.float32, copy=False))
+        return None if finite.all() else first * width + int(finite.argmin())
+
+    return _first_found(look, len(numbers), max(1, BLOCK_NUMBERS // width), threads)
+
+
+def _not_below(indices: np.ndarray, columns: int, threads: int) -> int | None:
+    """Return the position of the first index that is negative or not below ``columns``, or None."""
+    limit = min(columns, np.iinfo(indices.dtype).max + 1)  # a negative one, taken as unsigned, is above
+    unsigned = indices.view(f"u{indices.itemsize}")
+
+    def look(first: int, last: int) -> int | None:
+        block = unsigned[first:last]
+        return None if block.max() < limit else first + int((block >= limit).argmax())
+
+    return _first_found(look, len(indices), BLOCK_NUMBERS, threads)
+
+
+def _first_found(look: Callable[[int, int], int | None], size: int, block: int, threads: int) -> int | None:
+    """Return the first position that is found in a range, which threads search a block at a time."""
+
+    def search(begin: int, end: int) -> int | None:
+        for first in range(begin, end, block):
+            if (found := look(first, min(end, first + block))) is not None:
+                return found
+        return None
+
+    parts = threads if size > block else 1
+    edges = [size * part // parts for part in range(parts + 1)]
+    tasks = [partial(search, begin, end) for begin, end in pairwise(edges)]
+    return next((found for found in thread_count.run(tasks, parts) if found is not None), None)
 
 
 def _refuse_number(number: Any, where: str) -> NoReturn:

@@ -249,7 +249,7 @@ def test_streaming_equals_the_whole(X: sp.csr_matrix, labelled: bool, rows: int,
 
 
 def test_a_record_longer_than_a_block_is_read() -> None:
-    X = sp.csr_matrix(np.ones((2, 400_000), np.float32))
+    X = sp.csr_matrix(np.ones((2, frames.BLOCK_BYTES // 4), np.float32))
     data = written(X)
     assert len(data) > 2 * frames.BLOCK_BYTES
     assert same(read(data)[0], X)
