@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lab bench lock clean
+.PHONY: help run test oracle lint format lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -14,6 +14,9 @@ run: $(STAMP)  ## run the workflow; options by ARGS="-p epochs 5"
 
 test: $(STAMP)  ## run the tests; options by ARGS="-k recordio"
 	@$(BIN)/python -m pytest $(ARGS)
+
+oracle: $(STAMP)  ## check the engine against MXNet 1.9.1 and a real job's ratings (made and kept in .bench/)
+	@$(BIN)/python -m pytest -v --no-header -o python_files="check_*.py" tests/oracle $(ARGS)
 
 lint: $(STAMP)  ## check style, types and spelling
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -101,6 +101,7 @@ def collect(
     rating_column: str = Table.rating,
     title_column: str = Table.title,
     date_column: str = Table.date,
+    further: Sequence[str] = (),
     encoding: str = Table.encoding,
     category: str = "Movies_and_TV",
     ratings: int = 100_000,
@@ -125,6 +126,9 @@ def collect(
         For ``file``: the folder that relative paths begin at; the working directory unless given.
     customer_column, product_column, rating_column, title_column, date_column : str
         For ``file``: what the columns are called.  A title and a date may be missing unless named here.
+    further : sequence of str
+        Columns to hand on beside those, from the ratings or the titles: generated reviews have all of Amazon's
+        anyway, MovieLens 1M and 25M have ``genres``.
     encoding : str
         For ``file``: ``utf-8``, ``latin-1`` or ``utf-16``.
     category : str
@@ -170,12 +174,13 @@ def collect(
             title=title_column,
             date=date_column,
             titles=Path(base) / Path(titles_path).expanduser() if titles_path else None,
+            further=tuple(further),
             encoding=encoding,
         )
         rows = convert(table, out)
         return Collected(out, "tsv.gz", rows, f"{rows:,} ratings from {table.path.name}.", OWN_LICENCE)
 
-    return collect_public(public_set(source, category), out, cache, progress)
+    return collect_public(public_set(source, category), out, cache, progress, further)
 
 
 def public_set(source: str, category: str = "Movies_and_TV") -> PublicSet:
@@ -205,7 +210,9 @@ def _known(name: str, names: list[str]) -> str:
     return f"{guess[:1].upper()}{guess[1:]} Known are {', '.join(names)}.".strip()
 
 
-def collect_public(wanted: PublicSet, out: Path, cache: str | Path | None, progress: bool) -> Collected:
+def collect_public(
+    wanted: PublicSet, out: Path, cache: str | Path | None, progress: bool, further: Sequence[str] = ()
+) -> Collected:
     """Download a public data set, unless it is in the cache, and convert it."""
     downloaded = download(wanted, cache, progress)
     with tempfile.TemporaryDirectory(prefix="reelbook-") as folder:
@@ -213,7 +220,7 @@ def collect_public(wanted: PublicSet, out: Path, cache: str | Path | None, progr
             table = wanted.unpack(downloaded, Path(folder))
         except (zipfile.BadZipFile, KeyError) as error:
             raise DataError(f"{downloaded} is not the archive of {wanted.name}: {error}.") from error
-        rows = convert(table, out)
+        rows = convert(replace(table, further=tuple(further)), out)
     return Collected(out, "tsv.gz", rows, wanted.description, wanted.licence)
 
 
@@ -276,7 +283,7 @@ def _movielens_1m(archive: Path, folder: Path) -> Table:
     header = "customer_id\tproduct_id\tstar_rating\treview_date"
     with zipfile.ZipFile(archive) as files:
         ratings = _extract(files, "ml-1m/ratings.dat", folder, header, "::")
-        titles = _extract(files, "ml-1m/movies.dat", folder, "product_id\tproduct_title", "::", 2)
+        titles = _extract(files, "ml-1m/movies.dat", folder, "product_id\tproduct_title\tgenres", "::", 3)
     return Table(ratings, titles=titles)
 
 

@@ -8,6 +8,7 @@
     ├── ScrapError                a published value is missing or cannot be published
     ├── StageError                a stage failed; carries stage, notebook, cell
     ├── DataError                 the data cannot be used; carries where (file, row, column)
+    │   ├── ArrayError            an array cannot be used; a ValueError and TypeError too
     │   └── RecordIOError         a file is not the recordIO-protobuf it should be
     ├── ModelError                a model or its artifact cannot be used
     ├── StorageError              an S3 location cannot be read or written; carries uri
@@ -84,6 +85,13 @@ class StageError(ReelbookError):
 
 class DataError(ReelbookError):
     """The data cannot be used."""
+
+
+class ArrayError(DataError, ValueError, TypeError):
+    """An array given by Python code cannot be used.
+
+    It is a ValueError and a TypeError too: what numpy and scikit-learn raise for the same.
+    """
 
 
 class RecordIOError(DataError):

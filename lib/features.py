@@ -6,6 +6,8 @@ video's.  Columns are customers first, then videos::
               customer 0   1   2 | video 0   1
     rating 0           1   0   0 |       0   1
     rating 1           0   0   1 |       1   0
+
+`lib.design` adds columns of what else is known.
 """
 
 from __future__ import annotations

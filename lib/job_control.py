@@ -24,6 +24,8 @@ TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
 _FINISHED = ("Completed", "Failed", "Stopped")
 _EPOCH_LINE = re.compile(r"#quality_metric: host=\S+, epoch=(\d+), train (\w+) <\w+>=(\S+)")
+_LOCAL_LINE = re.compile(r"#local_metric: host=\S+, epoch=(\d+), test (\w+) <\w+>=(\S+)")
+_PROGRESS_LINE = re.compile(r"#progress_metric: host=\S+, completed (\S+) % of epochs")
 _LOG_LINES_SHOWN = 12
 _LOG_ATTEMPTS = 20  # seconds that a finished job's log may be behind
 
@@ -98,7 +100,8 @@ def learning_curve(job_name: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by ``epoch`` (from 0), one float column a metric: ``rmse``, ``mse``, ``absolute_loss``.
+        Indexed by ``epoch`` (from 0; of a Bayesian model by its sweeps), one float column a metric: ``rmse``,
+        ``mse``, ``absolute_loss``; where a local extension has measured the test channel, ``test_rmse`` and so on.
 
     Raises
     ------
@@ -120,9 +123,10 @@ def learning_curve(job_name: str) -> pd.DataFrame:
 def _curve(lines: Iterator[str], rows: dict[int, dict[str, float]]) -> pd.DataFrame:
     """Add the epoch lines among ``lines`` to ``rows`` and return them all as a table."""
     for line in lines:
-        match = _EPOCH_LINE.search(line)
-        if match:
-            rows.setdefault(int(match[1]), {})[match[2]] = float(match[3])
+        for pattern, prefix in ((_EPOCH_LINE, ""), (_LOCAL_LINE, "test_")):
+            match = pattern.search(line)
+            if match:
+                rows.setdefault(int(match[1]), {})[prefix + match[2]] = float(match[3])
     curve = pd.DataFrame.from_dict(rows, orient="index").sort_index()
     curve.index.name = "epoch"
     return curve
@@ -321,10 +325,13 @@ def epochs_shown(name: str, epochs: int, progress: bool) -> Iterator[Show]:
     tail, rows = LogTail(TRAINING_LOGS, name), dict[int, dict[str, float]]()
 
     def show(answer: dict[str, Any]) -> None:
-        curve = _curve(tail.new_lines(), rows)
+        lines = list(tail.new_lines())
+        done = [float(match[1]) for line in lines if (match := _PROGRESS_LINE.search(line))]
+        curve = _curve(iter(lines), rows)
         bar.set_description(answer.get("SecondaryStatus", ""), refresh=False)
+        if done:
+            bar.n = round(done[-1] / 100 * epochs)
         if len(curve):
-            bar.n = int(curve.index[-1]) + 1
             metrics = {str(metric): f"{value:.4f}" for metric, value in curve.iloc[-1].items()}
             bar.set_postfix(metrics, refresh=False)
         bar.refresh()

@@ -8,6 +8,7 @@ it ahead of time.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 from lib import job_control, settings, storage
 from lib.aws import Account
 from lib.errors import DataError, JobFailed, ParameterError
+from lib.fm import extensions as fm_extensions
 from lib.fm import hyperparameters as fm_hyperparameters
 
 RECORDIO = "application/x-recordio-protobuf"
@@ -83,6 +85,8 @@ def train(
     test_uri: str,
     output_uri: str,
     hyperparameters: dict[str, Any],
+    algorithm: str = "adam",
+    extensions: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> TrainingResult:
@@ -100,20 +104,25 @@ def train(
         S3 prefix under which the job leaves ``JOB/output/model.tar.gz``.
     hyperparameters : dict
         By SageMaker's names, values of any plain type.
+    algorithm : str
+        ``adam``, as SageMaker trains, or ``bayesian``, on the local AWS only.
+    extensions : dict
+        See `lib.settings.ExtensionSettings`; on the local AWS only.
     training : dict
         See `lib.settings.TrainingResources`.
 
     Raises
     ------
     ParameterError
-        For an unknown hyperparameter or resource.
+        For an unknown hyperparameter or resource, or a local extension for the target AWS.
     JobFailed
         When the job fails or is stopped; the job's last log lines are printed.
     """
     from sagemaker.core.resources import TrainingJob
 
     limits = settings.validate(settings.TrainingResources, training, "training")
-    wire = fm_hyperparameters.to_wire(hyperparameters)
+    local = settings.local_hyperparameters(algorithm, extensions, target=account.target)
+    wire = _wire(account, hyperparameters, local)
     request = {
         "role_arn": account.role_arn,
         "hyper_parameters": wire,
@@ -125,7 +134,8 @@ def train(
         TrainingJob.create(training_job_name=name, tags=_tags(account, run_id, "train"), **_shapes(request))
 
     name = job_control.submit("training", run_id, "train", identity, create, length=63)
-    with job_control.epochs_shown(name, int(wire.get("epochs", 1)), progress) as show:
+    rounds = fm_hyperparameters.validate(wire).rounds
+    with job_control.epochs_shown(name, rounds, progress) as show:
         answer = job_control.wait("training", name, show)
     return _training_result(answer)
 
@@ -139,6 +149,7 @@ def tune(
     output_uri: str,
     hyperparameters: dict[str, Any],
     ranges: dict[str, list[Any]],
+    extensions: dict[str, Any] | None = None,
     tuning: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     seed: int = 0,
@@ -150,6 +161,8 @@ def tune(
     ----------
     ranges : dict of str to list
         ``[low, high]`` by name, searched on a logarithmic scale where ``low`` is above 0.
+    extensions : dict
+        As of `train`: of each training job of the search.
     tuning : dict
         See `lib.settings.TuningLimits`.
     seed : int
@@ -166,10 +179,11 @@ def tune(
 
     resources = settings.validate(settings.TrainingResources, training, "training")
     limits = settings.validate(settings.TuningLimits, tuning, "tuning")
+    local = settings.local_hyperparameters("adam", extensions, target=account.target, tuned=ranges)
     static = {name: value for name, value in hyperparameters.items() if name not in ranges}
     definition = {
         "role_arn": account.role_arn,
-        "static_hyper_parameters": fm_hyperparameters.to_wire(static, tuned=ranges),
+        "static_hyper_parameters": _wire(account, static, local, ranges),
         **_training_definition(account, resources, train_uri, test_uri, output_uri),
     }
     request = {
@@ -340,6 +354,17 @@ def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, A
 
 
 # ---- what the functions above share
+
+
+def _wire(
+    account: Account, hyperparameters: dict[str, Any], local: dict[str, str], tuned: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return the hyperparameters as on the wire, unless they hold a local extension and the target is AWS."""
+    wire = fm_hyperparameters.to_wire({**hyperparameters, **local}, tuned=tuned)
+    if account.target == "aws":
+        given = {name: value for name, value in wire.items() if name in fm_extensions.NAMES}
+        fm_extensions.refuse_on_aws(fm_extensions.read(given), lambda name: fm_extensions.PREFIX + name)
+    return wire
 
 
 def _image_uri(account: Account) -> str:

@@ -229,7 +229,7 @@ def validate(given: Mapping[str, Setting], declared: Mapping[str, Parameter]) ->
     Raises
     ------
     ParameterError
-        For the first unknown name or wrong type, with where it was given.
+        For the first unknown name or wrong type, with where it was given; for values that do not go together.
     """
     checked = {}
     for name, setting in given.items():
@@ -250,6 +250,9 @@ def validate(given: Mapping[str, Setting], declared: Mapping[str, Parameter]) ->
         value = _typed(parameter, value, setting.source)
         _check_value(name, value, setting.source)
         checked[name] = Setting(value, setting.source)
+    settings.check_together(
+        {name: value_of(parameter, checked.get(name)) for name, parameter in declared.items()}
+    )
     return checked
 
 

@@ -198,7 +198,7 @@ def learning_curve(curve: pd.DataFrame, test: float | None = None) -> Figure:
     ----------
     curve : DataFrame
         Indexed by epoch, or with a column ``epoch``; the error is ``rmse`` or ``train_rmse``, or else the first
-        column.
+        column.  A column ``test_rmse`` is the error on the validation rows after each epoch.
     test : float, optional
         The error on the validation rows after the last epoch.
     """
@@ -222,6 +222,8 @@ def learning_curve(curve: pd.DataFrame, test: float | None = None) -> Figure:
         color=BLUE,
         **_OUTSIDE,
     )
+    if "test_rmse" in curve.columns:
+        axes.plot(epochs, curve["test_rmse"], color=VERMILION)
     if test is not None:
         axes.axhline(test, color=VERMILION, linestyle=(0, (4, 2)), linewidth=1.5)
         gap = abs(test - error[-1]) / (max(error.max(), test) - min(error.min(), test) or 1)

@@ -51,6 +51,7 @@ SQL = Path(__file__).with_suffix(".sql")
 _EXAMPLES_A_CAUSE = 3
 _SPLIT_DIGITS = 8
 _RATING_COLUMNS = "customer, video, star_rating, customer_id, product_id"
+_COLUMNS_THERE = {*_RATING_COLUMNS.split(", "), "product_title", "ratings", "train_ratings"}
 _VARIETY = """
     SELECT count(*), count(DISTINCT customer_id), count(DISTINCT product_id), min(star_rating), max(star_rating)
     FROM {table}
@@ -60,6 +61,7 @@ _VARIETY = """
 def read(
     path: str | Path,
     *,
+    further: Sequence[str] = (),
     memory_limit: str = "1GB",
     threads: int | None = None,
     temp_directory: str | Path | None = None,
@@ -72,6 +74,8 @@ def read(
         A local ``.tsv``, ``.tsv.gz``, ``.csv``, ``.csv.gz`` or ``.parquet`` file with a header and the columns
         ``customer_id``, ``product_id``, ``star_rating`` and, if it has them, ``product_title`` and
         ``review_date``; other columns are ignored.
+    further : sequence of str
+        Columns to carry along as text, to be features: see `Parts.further`.
     memory_limit : str
         What DuckDB may hold in memory, such as ``"1GB"``; beyond it, it works on disk.
     threads : int, optional
@@ -85,12 +89,18 @@ def read(
         If the file is missing, empty, damaged or not what its name says, has no header or lacks a column, or
         more than half of its rows are malformed.
     ParameterError
-        If the memory limit or the number of threads is not one.
+        If a further column cannot be one, or the memory limit or the number of threads is not one.
     """
-    path, columns = review_files.check(path)
+    further = list(dict.fromkeys(further))
+    for name in further:
+        if name in _COLUMNS_THERE:
+            raise ParameterError(
+                f"{name} cannot be a further column: the tables have one of that name anyway."
+            )
+    path, columns = review_files.check(path, further)
     workspace = Workspace(SQL, memory_limit, threads, temp_directory)
     try:
-        return Reviews(path, columns, workspace)
+        return Reviews(path, columns, further, workspace)
     except BaseException:
         workspace.close()  # the error's traceback would keep its folder alive
         raise
@@ -105,6 +115,8 @@ class Reviews:
     ----------
     path : Path
         The file.
+    further : list of str
+        The columns that are carried along.
     rows : int
         Its rows, malformed ones included, the header and blank lines not.
     skipped : DataFrame
@@ -120,12 +132,13 @@ class Reviews:
         What is there after that.
     """
 
-    def __init__(self, path: Path, columns: list[str], workspace: Workspace) -> None:
+    def __init__(self, path: Path, columns: list[str], further: list[str], workspace: Workspace) -> None:
         self.path = path
+        self.further = further
         self._workspace = workspace
         self._kept: Kept | None = None
         with workspace.working(f"reading {path}"):
-            review_files.load(workspace.connection, path, columns, workspace.folder)
+            review_files.load(workspace.connection, path, columns, workspace.folder, further)
             workspace.make("checked", stored=False)
             self._count_rows("review_date" in columns)
             workspace.make("ratings")
@@ -351,6 +364,7 @@ class Kept:
                 "SELECT (SELECT count(*) FROM customers WHERE train_ratings = 0), "
                 "(SELECT count(*) FROM videos WHERE train_ratings = 0)"
             )
+            further = self._further()
         counts = counts.set_index("part").reindex(list(PARTS), fill_value=0)
         for part in PARTS:
             if not counts.at[part, "ratings"]:
@@ -359,8 +373,25 @@ class Kept:
                     hint="Give more reviews, or lower min_customer_ratings and min_video_ratings.",
                 )
         without = pd.Series(cold, index=["customers", "videos"], name="without training rows")
-        self._parts = Parts(self, counts, without)
+        self._parts = Parts(self, counts, without, further)
         return self._parts
+
+    def _further(self) -> pd.DataFrame:
+        """Tell of each further column whose it is: the video's or the customer's where it never differs."""
+        workspace, rows = self.reviews._workspace, []
+        for place, name in enumerate(self.reviews.further):
+            value = _further_value(place)
+            filled = workspace.row(f"SELECT count({value}) / count(*) FROM parts")[0]
+            owners = [
+                owner
+                for owner in ("video", "customer")
+                if not workspace.row(
+                    f"SELECT count(*) FROM (SELECT {owner} FROM parts GROUP BY {owner} "
+                    f"HAVING count(DISTINCT {value}) > 1)"
+                )[0]
+            ]
+            rows.append((name, (owners or ["rating"])[0], float(filled)))
+        return pd.DataFrame(rows, columns=["column", "of", "filled"]).set_index("column")
 
     def _require_current(self) -> None:
         if self.reviews._kept is not self:
@@ -381,18 +412,23 @@ class Parts:
         Indexed by part; columns ``ratings``, ``customers``, ``videos``: how many are in it.
     without_training : Series
         ``customers`` and ``videos`` that have no training row: a model knows nothing of them.
+    further : DataFrame
+        Indexed by the name of each further column; ``of`` (``video`` or ``customer`` where all their ratings have
+        the same value or none, else ``rating``) and ``filled``, the share of ratings with a value.
     """
 
     kept: Kept
     counts: pd.DataFrame
     without_training: pd.Series
+    further: pd.DataFrame
 
     def write(self, folder: str | Path) -> dict[str, Path]:
         """Write the parts and the tables of customers and videos as Parquet files, all or none.
 
         ``train.parquet``, ``validate.parquet`` and ``test.parquet`` have the columns customer and video (int32),
         star_rating (float32), customer_id and product_id (text); ``customers.parquet`` customer, customer_id,
-        ratings, train_ratings; ``videos.parquet`` video, product_id, product_title, ratings, train_ratings.
+        ratings, train_ratings; ``videos.parquet`` video, product_id, product_title, ratings, train_ratings.  Further
+        columns (text, null where empty) are in the tables of whom they are, behind those.
 
         Parameters
         ----------
@@ -410,19 +446,33 @@ class Parts:
                 "A later split() has taken the place of these parts.", hint="Use what it returned."
             )
         workspace = self.kept.reviews._workspace
+        own: dict[str, list[str]] = {owner: [] for owner in ("rating", "customer", "video")}
+        for place, (name, owner) in enumerate(self.further["of"].items()):
+            value = _further_value(place)
+            quoted = '"' + str(name).replace('"', '""') + '"'
+            own[owner].append(f"{value if owner == 'rating' else f'max({value})'} AS {quoted}")
+        selected = ", ".join([_RATING_COLUMNS, *own["rating"]])
         queries = {
-            part: f"SELECT {_RATING_COLUMNS} FROM parts WHERE part = '{part}' "
+            part: f"SELECT {selected} FROM parts WHERE part = '{part}' "
             f"ORDER BY {'random_order, ' if part == 'train' else ''}customer, video"
             for part in PARTS
         }
-        queries["customers"] = "FROM customers ORDER BY customer"
-        queries["videos"] = "FROM videos ORDER BY video"
+        for owner in ("customer", "video"):
+            query = f"FROM {owner}s"
+            if own[owner]:
+                query += f" JOIN (SELECT {owner}, {', '.join(own[owner])} FROM parts GROUP BY {owner}) USING ({owner})"
+            queries[f"{owner}s"] = f"{query} ORDER BY {owner}"
         paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
         with workspace.working(f"writing to {folder}"), ExitStack() as files:
             for name, query in queries.items():
                 partial = str(files.enter_context(atomically(paths[name]))).replace("'", "''")
                 workspace.run(f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd)")
         return paths
+
+
+def _further_value(place: int) -> str:
+    """Return the SQL of a further column's value in the text that holds them all; null where it is empty."""
+    return f"nullif(trim(string_split(further, chr(31))[{place + 1}]), '')"
 
 
 def _require_variety(variety: tuple[Any, ...], where: str) -> None:

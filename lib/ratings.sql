@@ -3,6 +3,7 @@
 -- Reads three views that the engine provides:
 --
 --   raw     customer_id, product_id, star_rating, product_title, review_date   text
+--           further                                                            text, handed on as it is, or null
 --           line                                                               bigint, place in the file
 --   limits  min_customer_ratings, min_video_ratings                            bigint, one row
 --   split   seed, train_below, validate_below                                  text, one row
@@ -22,6 +23,7 @@ SELECT
     NULLIF(TRIM(product_title), '') AS product_title,
     CASE WHEN review_date LIKE '____-__-__%' THEN review_date END AS review_day,
     CASE WHEN ABS(TRY_CAST(review_date AS DOUBLE)) < 1e18 THEN TRY_CAST(review_date AS DOUBLE) END AS review_second,
+    further,
     line,
     CASE
         WHEN customer_id IS NULL OR TRIM(customer_id) = '' THEN 'empty customer_id'
@@ -36,19 +38,21 @@ FROM raw;
 -- One rating for each customer and product, the latest by date.  Of one date the highest counts, of those
 -- without a date the one furthest down in the file.
 CREATE OR REPLACE TEMPORARY VIEW ratings AS
-SELECT customer_id, product_id, star_rating
+SELECT customer_id, product_id, star_rating, further
 FROM (
     SELECT
         customer_id,
         product_id,
         star_rating,
+        further,
         ROW_NUMBER() OVER (
             PARTITION BY customer_id, product_id
             ORDER BY
                 review_second DESC NULLS LAST,
                 review_day DESC NULLS LAST,
                 CASE WHEN review_second IS NULL AND review_day IS NULL THEN line ELSE 0 END DESC,
-                star_rating DESC
+                star_rating DESC,
+                further
         ) AS place
     FROM checked
     WHERE problem IS NULL
@@ -66,7 +70,7 @@ GROUP BY product_id;
 
 -- The ratings of customers and of videos that have enough of them, both counted before anything is dropped.
 CREATE OR REPLACE TEMPORARY VIEW kept AS
-SELECT customer_id, product_id, star_rating
+SELECT customer_id, product_id, star_rating, further
 FROM ratings
 WHERE
     customer_id IN (
@@ -107,6 +111,7 @@ SELECT
     CAST(drawn.star_rating AS FLOAT) AS star_rating,
     drawn.customer_id,
     drawn.product_id,
+    drawn.further,
     CASE
         WHEN SUBSTR(drawn.digest, 1, 8) < split.train_below THEN 'train'
         WHEN SUBSTR(drawn.digest, 1, 8) < split.validate_below THEN 'validate'

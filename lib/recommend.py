@@ -6,17 +6,26 @@ A Factorization Machine over one-hot customers and videos has few terms left for
 
 so all videos are scored by one product of a matrix and a vector: the nearest-neighbour search of
 ``(v_i, w_i)`` to ``(v_u, 1)`` that people build on SageMaker's artifact.
+
+With side features the customer's part of a row (the customer, what else they rated, the month, …) and the video's
+part (the video, its genres, …) take the places of u and i: the vectors are the sums of those of the columns,
+weighted by their values, and each part brings the interactions within itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
+from lib.design import Design
 from lib.errors import DataError, ModelError, ParameterError, did_you_mean
+from lib.identities import numbered
+from lib.side_features import RATED
 
 
 class FactorizationMachine(Protocol):
@@ -67,7 +76,8 @@ class Recommender:
     Parameters
     ----------
     model : FactorizationMachine
-        Features are one-hot customers, then videos: d = number of customers + number of videos.
+        Features are one-hot customers, then videos: d = number of customers + number of videos; with a design
+        its features.
     customers : DataFrame
         Columns ``customer`` (0-based, all of them), ``customer_id``.
     videos : DataFrame
@@ -77,6 +87,11 @@ class Recommender:
         What customers have rated: columns ``customer``, ``video``.
     min_ratings : int
         Leave out videos with fewer ratings: of those a model knows little.  Needs ``ratings`` in ``videos``.
+    design : Design, optional
+        The fitted design matrix that the model was trained on.
+    context : mapping, optional
+        Features of a rating by name, such as ``{"month": "2015-08"}``, that all scores are for; those that are
+        missing are as in most training ratings.  Needs ``design``.
 
     Raises
     ------
@@ -84,6 +99,8 @@ class Recommender:
         If the model has another number of features.
     DataError
         If a table lacks a column, or its numbers are not 0, 1, 2 and so on.
+    ParameterError
+        If the context names what is no feature of a rating.
     """
 
     def __init__(
@@ -94,14 +111,26 @@ class Recommender:
         ratings: pd.DataFrame | None = None,
         *,
         min_ratings: int = 0,
+        design: Design | None = None,
+        context: Mapping[str, Any] | None = None,
     ) -> None:
-        customers = _numbered(customers, "customer", ["customer_id"])
-        videos = _numbered(videos, "video", ["product_id"])
-        if len(model.linear) != len(customers) + len(videos):
+        customers = numbered(customers, "customer", ["customer_id"])
+        videos = numbered(videos, "video", ["product_id"])
+        identities = len(customers) + len(videos)
+        if design is not None and sum(list(design.blocks.values())[:2]) != identities:
+            raise ModelError(
+                f"The design has {' and '.join(f'{n:,} {what}s' for what, n in list(design.blocks.items())[:2])}, "
+                f"but the tables have {len(customers):,} and {len(videos):,}.",
+                hint="Take the design and the tables of the same run.",
+            )
+        expected = identities if design is None else design.feature_dim
+        if len(model.linear) != expected:
             raise ModelError(
                 f"The model has {len(model.linear):,} features, but there are {len(customers):,} customers "
-                f"and {len(videos):,} videos.",
-                hint="Take the model and the tables of the same run.",
+                f"and {len(videos):,} videos"
+                + (f" and {expected - identities:,} columns of side features." if design else "."),
+                hint="Take the model and the tables of the same run"
+                + (", and its design where it has side features." if design is None else "."),
             )
         self._customer_ids = customers["customer_id"].astype(str)
         self._product_ids = videos["product_id"].astype(str)
@@ -119,11 +148,19 @@ class Recommender:
             self._considered = self._ratings.to_numpy() >= min_ratings
             if not self._considered.any():
                 raise DataError(f"No video has {min_ratings} or more ratings.", hint="Lower min_ratings.")
-        customer_count = len(customers)
-        linear, factors = np.asarray(model.linear), np.asarray(model.factors)
+        self._linear, self._factors = np.asarray(model.linear), np.asarray(model.factors)
         self._bias = model.bias
-        self._customer_weights, self._video_weights = linear[:customer_count], linear[customer_count:]
-        self._customer_factors, self._video_factors = factors[:customer_count], factors[customer_count:]
+        self._design = design
+        self._context = dict(context or {})
+        if self._design is not None:
+            self._design.in_context(1, context)  # refuses a name that it does not know
+            own, self._video_factors = self._terms(self._design.of_videos())
+        else:
+            if self._context:
+                raise ParameterError("A context needs a design with features of a rating.")
+            own = self._linear[len(customers) :]
+            self._video_factors = self._factors[len(customers) :]
+        self._video_weights = own
         self._is_classifier = model.predictor_type == "binary_classifier"
 
     def scores(self, customer: str | int) -> np.ndarray:
@@ -140,12 +177,17 @@ class Recommender:
             If there is no such customer.
         """
         number = self._customer(customer)
-        outputs = (
-            np.float32(self._bias)
-            + self._customer_weights[number]
-            + self._video_weights
-            + self._video_factors @ self._customer_factors[number]
-        )
+        if self._design is None:
+            weight, factors = self._linear[number], self._factors[number]
+        else:
+            weights, vectors = self._terms(self._design.of_customer(number, self._context))
+            weight, factors = weights[0], vectors[0]
+        outputs = np.float32(self._bias) + weight + self._video_weights + self._video_factors @ factors
+        if self._design is not None and RATED in self._design.blocks:
+            # What they rated themselves is left out of what else they rated: those rows are not like the others.
+            seen = self._design.rated[number].indices
+            weights, _ = self._terms(self._design.exactly(number, seen, self._context))
+            outputs[seen] = np.float32(self._bias) + weights
         if not self._is_classifier:
             return outputs
         small = np.exp(-np.abs(outputs))  # the logistic function, without overflow
@@ -237,6 +279,16 @@ class Recommender:
             ).reset_index(drop=True),
         )
 
+    def _terms(self, X: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+        """Return of each row what it brings by itself, float32 (n,), and the sum of its vectors (n, k).
+
+        By itself: ``Σ_i w_i x_i + ½ Σ_f [(Σ_i v_if x_i)² − Σ_i v_if² x_i²]``.
+        """
+        sums = X @ self._factors
+        squares = X.multiply(X).tocsr() @ np.einsum("if,if->i", self._factors, self._factors)
+        own = X @ self._linear + np.float32(0.5) * (np.einsum("if,if->i", sums, sums) - squares)
+        return own.astype(np.float32), sums
+
     def _customer(self, customer: str | int) -> int:
         return _position(customer, self._customer_ids, "customer", "customer_id")
 
@@ -267,21 +319,6 @@ class Recommender:
             index=pd.RangeIndex(1, len(chosen) + 1, name="rank"),
         )
         return frame if self._ratings is None else frame.assign(ratings=self._ratings.to_numpy()[chosen])
-
-
-def _numbered(frame: pd.DataFrame, number: str, columns: list[str]) -> pd.DataFrame:
-    """Return a table in the order of its 0-based numbers."""
-    for name in [number, *columns]:
-        if name not in frame.columns:
-            raise DataError(
-                f"The table of {number}s has no column {name}; it has {', '.join(map(str, frame.columns))}."
-            )
-    frame = frame.sort_values(number, ignore_index=True)
-    if not np.array_equal(frame[number], np.arange(len(frame))) or frame.empty:
-        raise DataError(
-            f"The column {number} must hold every number from 0 once.", hint="Take the whole table."
-        )
-    return frame
 
 
 def _position(wanted: str | int, ids: pd.Series, what: str, column: str) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,10 @@ REQUIRED = ("customer_id", "product_id", "star_rating")
 OPTIONAL = ("product_title", "review_date")
 FORMATS = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".parquet")
 
+SEPARATOR = "\x1f"
+"""Stands between the values of further columns: the unit separator of ASCII, which no text has."""
+
+_SEPARATOR = "chr(31)"
 _GZIP_START = b"\x1f\x8b"
 _PARQUET_START = b"PAR1"
 _LONGEST_HEADER = 1_000_000  # characters
@@ -43,13 +47,15 @@ _LINE_FAULTS = {
 }
 
 
-def check(path: str | Path) -> tuple[Path, list[str]]:
+def check(path: str | Path, further: Sequence[str] = ()) -> tuple[Path, list[str]]:
     """Make sure that a file can be a file of reviews, and return its path and the names of its columns.
 
     Parameters
     ----------
     path : str or Path
         A local file.
+    further : sequence of str
+        Names of columns that it must have too.
 
     Raises
     ------
@@ -69,16 +75,22 @@ def check(path: str | Path) -> tuple[Path, list[str]]:
             hint=f"It must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
         )
     columns = _parquet_columns(path) if _is_parquet(path) else _text_columns(path)
-    _check_columns(path, columns)
+    _check_columns(path, columns, further)
     return path, columns
 
 
-def load(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], folder: Path) -> None:
+def load(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    columns: list[str],
+    folder: Path,
+    further: Sequence[str] = (),
+) -> None:
     """Read a file into DuckDB.
 
-    Makes the table ``file_rows`` (the five columns as text, null where the file has no such column), the view
-    ``raw`` that ``ratings.sql`` reads, and the table ``broken`` (``line``, ``cause``, ``content``) of the lines
-    that cannot be read as a row.
+    Makes the table ``file_rows`` (the five columns as text, null where the file has no such column, and
+    ``further``), the view ``raw`` that ``ratings.sql`` reads, and the table ``broken`` (``line``, ``cause``,
+    ``content``) of the lines that cannot be read as a row.
 
     Parameters
     ----------
@@ -88,6 +100,9 @@ def load(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], 
         From `check`.
     folder : Path
         A temporary folder.
+    further : sequence of str
+        Columns whose values the text ``further`` holds, in this order, each but the last followed by
+        `SEPARATOR`; null where there are none.
 
     Raises
     ------
@@ -99,19 +114,18 @@ def load(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], 
     plain_name.symlink_to(path.resolve())
     with _verified(path), _readable(path):
         if _is_parquet(path):
-            _load_parquet(connection, plain_name, columns)
+            _load_parquet(connection, plain_name, columns, further)
         elif _delimiter(path) == "\t":
-            _load_lines(connection, plain_name, columns)
+            _load_lines(connection, plain_name, columns, further)
         else:
-            _load_quoted(connection, plain_name, columns)
+            _load_quoted(connection, plain_name, columns, further)
 
 
-def _load_lines(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str]) -> None:
+def _load_lines(
+    connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], further: Sequence[str]
+) -> None:
     """Read lines whole and split them: no quote or stray character can join or lose a line."""
-    fields = ", ".join(
-        f"fields[{columns.index(name) + 1}] AS {name}" if name in columns else f"NULL::VARCHAR AS {name}"
-        for name in REQUIRED + OPTIONAL
-    )
+    fields = _selected({name: f"fields[{place + 1}]" for place, name in enumerate(columns)}, further)
     connection.execute(
         f"""
         CREATE TABLE file_rows AS
@@ -140,12 +154,11 @@ def _load_lines(connection: duckdb.DuckDBPyConnection, path: Path, columns: list
     _make_raw(connection, f"fields = {len(columns)}")
 
 
-def _load_quoted(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str]) -> None:
+def _load_quoted(
+    connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], further: Sequence[str]
+) -> None:
     types = ", ".join(f"'c{number}': 'VARCHAR'" for number in range(len(columns)))
-    values = ", ".join(
-        f"c{columns.index(name)} AS {name}" if name in columns else f"NULL::VARCHAR AS {name}"
-        for name in REQUIRED + OPTIONAL
-    )
+    values = _selected({name: f"c{place}" for place, name in enumerate(columns)}, further)
     connection.execute(
         f"""
         CREATE TABLE file_rows AS
@@ -160,17 +173,28 @@ def _load_quoted(connection: duckdb.DuckDBPyConnection, path: Path, columns: lis
     _make_raw(connection, "true")
 
 
-def _load_parquet(connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str]) -> None:
-    values = ", ".join(
-        f"CAST({name} AS VARCHAR) AS {name}" if name in columns else f"NULL::VARCHAR AS {name}"
-        for name in REQUIRED + OPTIONAL
-    )
+def _load_parquet(
+    connection: duckdb.DuckDBPyConnection, path: Path, columns: list[str], further: Sequence[str]
+) -> None:
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in columns}
+    values = _selected({name: f"CAST({column} AS VARCHAR)" for name, column in quoted.items()}, further)
     connection.execute(f"CREATE TABLE file_rows AS SELECT {values} FROM read_parquet(?)", [str(path)])
     connection.execute(
         "CREATE TABLE rejected (line BIGINT, cause VARCHAR, content VARCHAR, rows_before BIGINT)"
     )
     connection.execute("CREATE TABLE broken AS SELECT line, cause, content FROM rejected")
     _make_raw(connection, "true")
+
+
+def _selected(values: Mapping[str, str], further: Sequence[str]) -> str:
+    """Return what is selected for ``file_rows`` from the SQL expressions of the file's columns.
+
+    Of several columns of one name the last counts; `check` refuses that for those that matter.
+    """
+    selected = [f"{values.get(name, 'NULL::VARCHAR')} AS {name}" for name in REQUIRED + OPTIONAL]
+    texts = [f"replace(coalesce({values[name]}, ''), {_SEPARATOR}, ' ')" for name in further]
+    joined = f"concat_ws({_SEPARATOR}, {', '.join(texts)})" if texts else "NULL::VARCHAR"
+    return ", ".join([*selected, f"{joined} AS further"])
 
 
 def _store_rejected(connection: duckdb.DuckDBPyConnection) -> None:
@@ -195,7 +219,7 @@ def _make_raw(connection: duckdb.DuckDBPyConnection, whole: str) -> None:
     connection.execute(
         f"""
         CREATE VIEW raw AS
-        SELECT {", ".join(REQUIRED + OPTIONAL)}, rowid AS line FROM file_rows WHERE {whole}
+        SELECT {", ".join(REQUIRED + OPTIONAL)}, further, rowid AS line FROM file_rows WHERE {whole}
         """
     )
 
@@ -251,7 +275,7 @@ def _text_columns(path: Path) -> list[str]:
     return next(csv.reader([header], strict=False))
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
+def _check_columns(path: Path, columns: list[str], further: Sequence[str]) -> None:
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         there = ", ".join(columns[:20])[:300]
@@ -265,7 +289,17 @@ def _check_columns(path: Path, columns: list[str]) -> None:
             f"{path} has no column {' or '.join(missing)}; its columns are {there}.",
             hint=guess[:1].upper() + guess[1:] if guess else _other_delimiter(path, columns),
         )
-    for name in REQUIRED + OPTIONAL:
+    for name in further:
+        if name not in columns:
+            there = ", ".join(columns[:20])[:300]
+            guess = did_you_mean(name, columns)
+            raise DataError(
+                f"The ratings have no column {name}; there are {there}.",
+                hint=guess[:1].upper() + guess[1:]
+                if guess
+                else "Name side features after the columns of the reviews.",
+            )
+    for name in (*REQUIRED, *OPTIONAL, *further):
         if columns.count(name) > 1:
             raise DataError(f"{path} has {columns.count(name)} columns {name}.", hint="Rename all but one.")
 

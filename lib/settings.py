@@ -7,6 +7,7 @@ before any kernel starts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,15 +75,30 @@ class TuningLimits(Group):
     max_parallel_jobs: int = Field(2, ge=1)
 
 
+class ExtensionSettings(Group):
+    """What the local AWS can do beyond SageMaker: the parameter ``extensions``; see `lib.fm.extensions`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)  # true is no number
+
+    early_stopping: int = Field(0, ge=0)
+    lr_finder: float = Field(0.0, ge=0, le=1)
+    seeds: int = Field(1, ge=1, le=100)
+    fold: bool = False
+    samples: int = Field(200, ge=1)
+    burn_in: int = Field(20, ge=0)
+
+
 GROUPS: dict[str, type[Group]] = {
     "account": AccountSettings,
     "training": TrainingResources,
     "transform": TransformResources,
     "tuning": TuningLimits,
+    "extensions": ExtensionSettings,
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "target": ("local", "aws"),
+    "algorithm": ("adam", "bayesian"),
     "source": (
         "generated",
         "file",
@@ -151,12 +167,99 @@ def check(name: str, value: Any) -> None:
         for key, setting in value.items():
             if key in ("feature_dim", "predictor_type"):
                 raise ParameterError(f"The hyperparameter `{key}` is set by the workflow.")
+            _refuse_extension(key)
             _check_hyperparameter(key, setting)
     elif name == "ranges":
         for key, bounds in value.items():
             check_range(key, bounds)
     elif name in fm_hyperparameters.NAMES and name not in ("feature_dim", "predictor_type"):
         _check_hyperparameter(name, value)
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Check parameters that each may have their value, but not all of them at once.
+
+    Parameters
+    ----------
+    values : mapping of str
+        What a run's parameters are, defaults included; those that are not there are not looked at.
+
+    Raises
+    ------
+    ParameterError
+        Local extensions for the target aws, that do not go together, or that a search would contradict.
+    """
+    tuned = values.get("ranges", {}) if values.get("tune") else {}
+    algorithm = values.get("algorithm", "adam")
+    local_hyperparameters(
+        algorithm, values.get("extensions"), target=values.get("target", "local"), tuned=tuned
+    )
+    if values.get("tune") and algorithm == "bayesian":
+        raise ParameterError(
+            "`algorithm: bayesian` leaves nothing to tune: it has no learning rates.",
+            hint="Set `tune: false`.",
+        )
+
+
+def local_hyperparameters(
+    algorithm: str,
+    extensions: dict[str, Any] | None,
+    *,
+    target: str,
+    tuned: Iterable[str] = (),
+) -> dict[str, str]:
+    """Return the hyperparameters, as on the wire, that stand for the parameters of the local extensions.
+
+    Parameters
+    ----------
+    algorithm : str
+        The parameter ``algorithm``.
+    extensions : dict or None
+        The parameter ``extensions``.
+    target : str
+        ``local``, or ``aws``, which has no extensions.
+    tuned : iterable of str
+        The hyperparameters that a tuning job searches.
+
+    Raises
+    ------
+    ParameterError
+        An extension for the target aws, extensions that do not go together, or one that would override what
+        is searched.
+    """
+    from lib.fm import extensions as fm_extensions
+
+    check("algorithm", algorithm)
+    given = validate(ExtensionSettings, extensions, "extensions").model_dump()
+    asked = fm_extensions.Extensions.model_validate({"algorithm": algorithm, **given})
+    if target == "aws":
+        fm_extensions.refuse_on_aws(asked, _extension_parameter)
+    fm_extensions.check_together(asked, _extension_parameter)
+    rates = [name for name in tuned if name.endswith("_lr")]
+    if asked.lr_finder and rates:
+        raise ParameterError(
+            f"`extensions.lr_finder` and the range of `{rates[0]}` look for the same.",
+            hint="Leave one of them out.",
+        )
+    return asked.wire()
+
+
+def _extension_parameter(name: str) -> str:
+    """Return the parameter that an extension has in the notebooks."""
+    return name if name == "algorithm" else f"extensions.{name}"
+
+
+def _refuse_extension(name: str) -> None:
+    """Refuse a local extension in the place of a hyperparameter of SageMaker's."""
+    from lib.fm import extensions as fm_extensions
+
+    if name.startswith(fm_extensions.PREFIX):
+        known = [
+            _extension_parameter(known.removeprefix(fm_extensions.PREFIX)) for known in fm_extensions.NAMES
+        ]
+        meant = _extension_parameter(name.removeprefix(fm_extensions.PREFIX))
+        hint = f"Give it as the parameter `{meant}`." if meant in known else _guess(meant, known)
+        raise ParameterError(f"`{name}` is not a hyperparameter of SageMaker's.", hint=hint)
 
 
 def check_range(name: str, bounds: Any) -> None:

@@ -69,6 +69,8 @@ class Table:
         digits are taken as seconds since 1970, of 12 or 13 as milliseconds, and become days.
     titles : Path, optional
         A second table with the columns ``product`` and ``title``.
+    further : tuple of str
+        Columns of either table to hand on too, under their names.  Of both, that of the ratings.
     encoding : str
         ``utf-8``, ``latin-1`` or ``utf-16``, of text files.
     """
@@ -80,6 +82,7 @@ class Table:
     title: str = "product_title"
     date: str = "review_date"
     titles: Path | None = None
+    further: tuple[str, ...] = ()
     encoding: str = "utf-8"
 
 
@@ -146,6 +149,7 @@ def convert(table: Table, out: str | Path) -> int:
         titles = _open(table.titles, table.encoding)
         product = titles.column(table.product, "product_column")
         title = titles.column(table.title, "title_column")
+    of_titles = _add_further(table, ratings, titles, columns)
     with tempfile.TemporaryDirectory(prefix="reelbook-") as folder, atomically(out) as partial:
         try:
             with duckdb.connect() as connection:
@@ -153,7 +157,7 @@ def convert(table: Table, out: str | Path) -> int:
                 join = ""
                 if titles is not None:
                     connection.execute(
-                        f"CREATE TEMP TABLE titles AS SELECT {product} AS product, first({title}) AS title "
+                        f"CREATE TEMP TABLE titles AS SELECT {product} AS product, first({title}) AS title{of_titles} "
                         f"FROM {titles.sql} GROUP BY {product}"
                     )
                     # Reviews stay in their order: probe the titles in one thread, and never the other way round.
@@ -174,6 +178,30 @@ def convert(table: Table, out: str | Path) -> int:
     return rows
 
 
+def _add_further(
+    table: Table, ratings: Relation, titles: Relation | None, columns: dict[str, str | None]
+) -> str:
+    """Add the further columns to those that are written; return what is to be selected of the titles for them."""
+    of_titles = ""
+    for place, name in enumerate(table.further):
+        if columns.get(name) is not None:
+            continue
+        if name in ratings.columns:
+            columns[name] = ratings.column(name, "")
+        elif titles is not None and name in titles.columns:
+            columns[name] = f"titles.further{place}"
+            of_titles += f", first({titles.column(name, '')}) AS further{place}"
+        else:
+            known = [*ratings.columns, *(titles.columns if titles else [])]
+            guess = did_you_mean(name, known)
+            raise DataError(
+                f"The ratings have no column {name}; there are {', '.join(dict.fromkeys(known))}.",
+                hint=guess[:1].upper() + guess[1:]
+                or "Name side features after the columns of the ratings or titles.",
+            )
+    return of_titles
+
+
 def _copy(
     connection: duckdb.DuckDBPyConnection,
     ratings: Relation,
@@ -192,7 +220,8 @@ def _copy(
             f"strftime(make_timestamp({date}::BIGINT * 1000), '%Y-%m-%d') ELSE {date} END"
         )
     selected = ", ".join(
-        f"translate({expression}, e'\\t\\r\\n', '   ') AS {name}" for name, expression in expressions.items()
+        f"translate({expression}, e'\\t\\r\\n', '   ') AS {_quoted(name)}"
+        for name, expression in expressions.items()
     )
     copied = connection.execute(
         f"COPY (SELECT {selected} FROM {ratings.sql}{join}) TO {_literal(out)} "
@@ -351,6 +380,10 @@ def _first_line(error: duckdb.Error) -> str:
     if '"exception_message"' in message:  # an error of a writing thread comes as JSON
         message = json.loads(message[message.index("{") :])["exception_message"]
     return message
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: object) -> str:

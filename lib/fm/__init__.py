@@ -1,9 +1,16 @@
 """Factorization Machines as SageMaker's built-in algorithm trains them, on this machine.
 
+>>> import numpy as np
 >>> from lib import fm
->>> machine = fm.FactorizationMachine(num_factors=8, predictor_type="regressor", epochs=10)
->>> machine.fit(X, y).predict(X_test)  # doctest: +SKIP
->>> fm.load("model.tar.gz").predict(X_test)  # doctest: +SKIP
+>>> X = np.eye(4)[[0, 0, 1, 1]] + np.eye(4)[[2, 3, 2, 3]]  # two customers, two films
+>>> machine = fm.FactorizationMachine(num_factors=4, epochs=200, bias_lr=0.1, linear_lr=0.05, factors_lr=0.05)
+>>> machine.fit(X, [5, 1, 2, 4]).predict(X).round(1)
+array([5., 1., 2., 4.], dtype=float32)
+
+- `FactorizationMachine`: an estimator with the habits of scikit-learn; ``algorithm="bayesian"`` samples.
+- `Model`: a trained model that predicts, explains, recommends; `load` opens SageMaker's ``model.tar.gz``, and
+  `Model.save` writes it.
+- `hyperparameters`: their names, ranges and defaults.
 
 The same hyperparameters, log lines and model artifact; ``python -m lib.fm train|serve`` follows the container
 contract.
@@ -13,7 +20,8 @@ from __future__ import annotations
 
 from lib.fm import hyperparameters
 from lib.fm.artifact import load
-from lib.fm.fit import FactorizationMachine
+from lib.fm.estimator import FactorizationMachine
+from lib.fm.explain import Explanation
 from lib.fm.model import Model
 
-__all__ = ["FactorizationMachine", "Model", "hyperparameters", "load"]
+__all__ = ["Explanation", "FactorizationMachine", "Model", "hyperparameters", "load"]

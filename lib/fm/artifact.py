@@ -7,9 +7,14 @@
 - ``params``: MXNet's file of arrays (`lib.fm.ndarrays`): ``arg:w1_weight`` (d, 1) and ``arg:v`` (d, k),
   row-sparse, and ``arg:w0_weight`` (1,), dense.
 
-What is written is the same to the byte for the same model.  What is read may also be a model that was trained
-on dense input: it holds ``arg:Linear_Plus_Bias_weight`` (1, d), ``arg:Linear_Plus_Bias_bias`` (1,) and
-``arg:v`` as (k, d).  Nothing is trusted: only one regular file is taken from the archive, never by a path of
+What is written is the same to the byte for the same model, and ``params`` to the byte what MXNet writes.
+
+SageMaker has a second form, for jobs whose records were dense: ``arg:Linear_Plus_Bias_weight`` (1, d),
+``arg:Linear_Plus_Bias_bias`` (1,) and ``arg:v`` as (k, d), with a graph that is in no document.  It is read, and
+never written: training on dense records is training on sparse ones all of whose features are active, so a model of
+ours is always one of the first form, whatever its records were like.
+
+Nothing is trusted: only one regular file is taken from the archive, never by a path of
 its own, and no size is believed before it is checked.
 """
 

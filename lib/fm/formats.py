@@ -46,7 +46,7 @@ def read_request(body: bytes, content_type: str, feature_dim: int) -> Any:
         The body is not of that type, or an example does not fit the model.
     """
     if content_type == RECORDIO:
-        X, _ = recordio.read(io.BytesIO(_framed(body)), feature_dim=feature_dim)
+        X, _ = recordio.read(_Records(_framed(body)), feature_dim=feature_dim)
     else:
         X = _matrix(_instances(body, content_type), feature_dim)
     if not X.shape[0]:
@@ -65,7 +65,19 @@ def write_answer(model: Model, scores: np.ndarray, accept: str) -> bytes:
         From `Model.predict`.
     accept : str
         One of `CONTENT_TYPES`.
+
+    Raises
+    ------
+    DataError
+        A score is no finite number: the example's values are too large.
     """
+    finite = np.isfinite(scores)
+    if not finite.all():
+        first = int(finite.argmin())
+        raise DataError(
+            f"Instance {first} has no finite score: its values are too large for this model.",
+            hint="Scale the features as those that the model was trained on.",
+        )
     columns = {"score": scores}
     if model.classifier:
         columns["predicted_label"] = model.predicted_labels(scores)
@@ -108,6 +120,12 @@ def encode_labels(columns: dict[str, np.ndarray]) -> bytes:
     return records.tobytes()
 
 
+class _Records(io.BytesIO):
+    """The body of a request as a file, by the name that errors call it."""
+
+    name = "The request"
+
+
 def _framed(body: bytes) -> bytes:
     """Return records as they are, and a bare protobuf message as the one record that it is.
 
@@ -124,41 +142,44 @@ def _field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2, len(content)]) + content
 
 
-def _instances(body: bytes, content_type: str) -> list[Any]:
-    """Return the instances of a JSON or a JSON lines request."""
+def _instances(body: bytes, content_type: str) -> dict[str, Any]:
+    """Return the instances of a JSON or a JSON lines request, by what errors call them."""
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"The request is not {content_type}: it is not UTF-8 text.") from None
     if content_type == JSON_LINES:
-        return [
-            _parsed(line, f"line {number}")
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()
-        ]
-    content = _parsed(text, "the request")
+        lines = {f"Line {number}": line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+        return {name: _parsed(line, name) for name, line in lines.items()}
+    content = _parsed(text, "The request")
     instances = content.get("instances") if isinstance(content, dict) else None
     if not isinstance(instances, list):
         raise DataError('The request has no list of "instances".')
-    return instances
+    return {f"Instance {number}": instance for number, instance in enumerate(instances)}
 
 
 def _parsed(text: str, what: str) -> Any:
     """Return the value of a JSON text."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(f"{what.capitalize()} is not JSON.") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        reason = f"{error.msg[:1].lower()}{error.msg[1:]} at {line}column {error.colno}"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError:
+        reason = "it holds a number of too many digits"
+    raise DataError(f"{what} is not JSON: {reason}.")
 
 
-def _matrix(instances: list[Any], feature_dim: int) -> sparse.csr_matrix:
+def _matrix(instances: dict[str, Any], feature_dim: int) -> sparse.csr_matrix:
     """Return instances as a sparse matrix (n, feature_dim)."""
     keys, values, starts = [], [], [0]
-    for number, instance in enumerate(instances):
+    for name, instance in instances.items():
         try:
             found, numbers = _features(instance, feature_dim)
         except DataError as error:
-            raise DataError(f"Instance {number} {error.message}") from None
+            raise DataError(f"{name} {error.message}") from None
         keys.append(found)
         values.append(numbers)
         starts.append(starts[-1] + len(found))
@@ -179,16 +200,17 @@ def _features(instance: Any, feature_dim: int) -> tuple[np.ndarray, np.ndarray]:
         values = _numbers(features.get("values"), "values")
         shape = features.get("shape")
         if shape not in (None, [], [feature_dim], feature_dim):
-            raise DataError(f"has the shape {shape}, but the model takes {feature_dim} features.")
+            raise DataError(f"has the shape {_shown(shape)}, but the model takes {feature_dim} features.")
         if not features.get("keys") and len(values) == feature_dim:
             return np.arange(feature_dim), values
         keys = _numbers(features.get("keys"), "keys")
         if len(keys) != len(values):
             raise DataError(f"has {len(keys)} keys but {len(values)} values.")
-        whole = keys.astype(np.int64)
-        if (whole != keys).any() or (whole < 0).any() or (whole >= feature_dim).any():
-            raise DataError(f"has a key that is not a whole number from 0 to {feature_dim - 1}.")
-        return whole, values
+        usable = (keys == np.floor(keys)) & (keys >= 0) & (keys < feature_dim)
+        if not usable.all():
+            wrong = features["keys"][int(usable.argmin())]
+            raise DataError(f"has a key that is not a whole number from 0 to {feature_dim - 1}: {wrong}.")
+        return keys.astype(np.int64), values
     if isinstance(instance, dict) and features is not instance:
         values = _numbers(features, "features")
         if len(values) != feature_dim:
@@ -198,15 +220,28 @@ def _features(instance: Any, feature_dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:
-    """Return a list of finite numbers as an array; ``keys`` as float64, others as float32."""
+    """Return a list of numbers as an array: ``keys`` as float64, others as float32, which must be finite."""
     if not isinstance(values, list):
         raise DataError(f'has no list of "{name}".')
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise DataError(f'has "{name}" that are not numbers.')
+    for place, value in enumerate(values):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise DataError(f'has "{name}" that are not numbers: {_shown(value)} in place {place}.')
     try:
         array = np.array(values, np.float64)
     except OverflowError:
         raise DataError(f'has "{name}" that are too large.') from None
-    if not (np.abs(array) <= np.finfo(np.float32).max).all():
-        raise DataError(f'has "{name}" that are not finite float32 numbers.')
-    return array if name == "keys" else array.astype(np.float32)
+    if name == "keys":
+        return array
+    finite = np.abs(array) <= np.finfo(np.float32).max
+    if not finite.all():
+        place = int(finite.argmin())
+        raise DataError(
+            f'has "{name}" that are not finite float32 numbers: {values[place]} in place {place}.'
+        )
+    return array.astype(np.float32)
+
+
+def _shown(value: Any) -> str:
+    """Return a JSON value for a sentence, cut off if it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

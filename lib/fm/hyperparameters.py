@@ -4,7 +4,8 @@ On the wire every value is a string (``"64"``, ``"0.1"``, ``"true"``).  Names, r
 AWS's page "Factorization Machines Hyperparameters"; ``use_bias``, ``use_linear`` and
 ``batch_metrics_publish_interval`` are not on that page but in the algorithm's own default configuration.
 Names that begin with an underscore (``_optimizer``, ``_tuning_objective_metric``, ``_kvstore`` …) are the
-service's own settings: accepted, kept in ``hidden``, and without effect here.
+service's own settings: accepted, kept in ``hidden``, and without effect here.  Names that begin with ``local_``
+are not SageMaker's, which refuses them: they are this engine's extensions (`lib.fm.extensions`).
 
 What AWS leaves open, and what is done here:
 
@@ -17,14 +18,24 @@ What AWS leaves open, and what is done here:
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lib.errors import ParameterError, did_you_mean
+from lib.fm import extensions
+from lib.fm.extensions import Extensions
+from lib.fm.wire import (
+    Bool,
+    Float,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    first_problem,
+    text,
+    whole_number,
+)
 
 DEFAULT_SCALE = 0.07  # MXNet's Uniform()
 DEFAULT_EPSILON = 1e-8  # MXNet's Adam()
@@ -33,51 +44,6 @@ _PLACEHOLDERS = {"integer": 1, "continuous": 1.0}
 _GROUPS = ("bias", "linear", "factors")
 
 InitMethod = Literal["uniform", "normal", "constant"]
-
-
-def _whole_number(value: Any) -> Any:
-    """Read an integer from its wire format; refuse booleans and fractions."""
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    if isinstance(value, str):
-        try:
-            return int(value.strip())
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError("must be a whole number") from None
-
-
-def _number(value: Any) -> Any:
-    """Read a finite number from its wire format."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    if isinstance(value, str):
-        try:
-            value = float(value.strip())
-        except ValueError:
-            raise ValueError("must be a number") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
-def _truth(value: Any) -> Any:
-    """Read a truth value from its wire format."""
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
-    if isinstance(value, bool):
-        return value
-    raise ValueError("must be true or false")
-
-
-PositiveInt = Annotated[int, BeforeValidator(_whole_number), Field(ge=1)]
-Float = Annotated[float, BeforeValidator(_number)]
-NonNegativeFloat = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-PositiveFloat = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-Bool = Annotated[bool, BeforeValidator(_truth)]
 
 
 class Hyperparameters(BaseModel):
@@ -105,11 +71,13 @@ class Hyperparameters(BaseModel):
         Batches between two lines of training metrics within an epoch.
     hidden : dict of str
         The settings that begin with an underscore, as given; without effect.
+    extensions : Extensions
+        The settings that begin with ``local_``, which SageMaker does not have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    feature_dim: Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=2**31 - 1)]
+    feature_dim: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=2**31 - 1)]
     num_factors: PositiveInt
     predictor_type: Literal["regressor", "binary_classifier"]
     epochs: PositiveInt = 1
@@ -139,19 +107,33 @@ class Hyperparameters(BaseModel):
     use_linear: Bool = True
     batch_metrics_publish_interval: PositiveInt = 500
     hidden: dict[str, str] = Field(default_factory=dict, exclude=True)
+    extensions: Extensions = Field(default_factory=Extensions, exclude=True)
 
     @property
     def classifier(self) -> bool:
         """Whether the model predicts the probability of label 1."""
         return self.predictor_type == "binary_classifier"
 
-    def wire(self) -> dict[str, str]:
-        """Return all that have a value, as strings: defaults included, hidden ones too."""
-        values = {name: _text(value) for name, value in self.model_dump(exclude_none=True).items()}
-        return values | self.hidden
+    @property
+    def rounds(self) -> int:
+        """Epochs of all models together that are trained, or sweeps of the Bayesian algorithm."""
+        return self.extensions.rounds(self.epochs)
+
+    def wire(self, *, local: bool = False) -> dict[str, str]:
+        """Return all that have a value, as strings: defaults included, hidden ones too.
+
+        Parameters
+        ----------
+        local : bool
+            Include the extensions that are not at their default.  Without them SageMaker takes what is returned.
+        """
+        values = {name: text(value) for name, value in self.model_dump(exclude_none=True).items()}
+        return values | self.hidden | (self.extensions.wire() if local else {})
 
 
-NAMES: tuple[str, ...] = tuple(name for name in Hyperparameters.model_fields if name != "hidden")
+NAMES: tuple[str, ...] = tuple(
+    name for name in Hyperparameters.model_fields if name not in ("hidden", "extensions")
+)
 REQUIRED: tuple[str, ...] = ("feature_dim", "num_factors", "predictor_type")
 
 #: What AWS documents as tunable (page "Tune a Factorization Machines Model"), and which kind of range it takes.
@@ -181,8 +163,9 @@ def validate(values: Mapping[str, Any]) -> Hyperparameters:
         An unknown name, a missing required one, or a value out of its documented range.
     """
     given = {str(name): value for name, value in values.items() if value is not None}
-    hidden = {name: _text(value) for name, value in given.items() if name.startswith("_")}
-    shown = {name: value for name, value in given.items() if name not in hidden}
+    hidden = {name: text(value) for name, value in given.items() if name.startswith("_")}
+    local = {name: value for name, value in given.items() if name.startswith(extensions.PREFIX)}
+    shown = {name: value for name, value in given.items() if name not in hidden and name not in local}
     for name in shown:
         if name not in NAMES:
             raise _unknown(name)
@@ -190,13 +173,16 @@ def validate(values: Mapping[str, Any]) -> Hyperparameters:
     if missing:
         raise ParameterError(f"Factorization Machines cannot do without {missing}.")
     try:
-        checked = Hyperparameters(**shown, hidden=hidden)
+        checked = Hyperparameters(**shown, hidden=hidden, extensions=extensions.read(local))
     except ValidationError as error:
-        raise ParameterError(_first_problem(error, shown)) from None
+        raise ParameterError(first_problem(error, shown)) from None
     for group in _GROUPS:
         constant = getattr(checked, f"{group}_init_method") == "constant"
         if constant and getattr(checked, f"{group}_init_value") is None:
             raise ParameterError(f"`{group}_init_method` is constant, which needs `{group}_init_value`.")
+    for name in ("use_bias", "use_linear"):
+        if checked.extensions.bayesian and not getattr(checked, name):
+            raise ParameterError(f"The Bayesian algorithm has no model for `{name}: false`.")
     return checked
 
 
@@ -213,12 +199,15 @@ def to_wire(values: Mapping[str, Any], *, tuned: Iterable[str] = ()) -> dict[str
     Raises
     ------
     ParameterError
-        As for `validate`, or a tuned name that cannot be tuned.
+        As for `validate`, or a tuned name that cannot be tuned, or not with the Bayesian algorithm.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {str(name): value for name, value in values.items() if value is not None}
     to_come = {name: _PLACEHOLDERS[tunable_kind(name)] for name in tuned}
-    checked = validate(to_come | given).wire()
-    return {name: checked[name] for name in given}
+    checked = validate(to_come | given)
+    if to_come and checked.extensions.bayesian:
+        raise ParameterError("The Bayesian algorithm leaves nothing to tune: it has no learning rates.")
+    wire = checked.wire(local=True)
+    return {name: wire[name] for name in given if name in wire}
 
 
 def tunable_kind(name: str) -> str:
@@ -242,32 +231,3 @@ def _unknown(name: str) -> ParameterError:
         f"Factorization Machines has no hyperparameter `{name}`.",
         hint=did_you_mean(name, list(NAMES)).capitalize(),
     )
-
-
-def _text(value: Any) -> str:
-    """Return a value in its wire format."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else str(value)
-
-
-def _first_problem(error: ValidationError, given: Mapping[str, Any]) -> str:
-    """Say in one sentence what the first invalid value is and what it should be."""
-    problem = error.errors()[0]
-    name = str(problem["loc"][0])
-    value = given.get(name)
-    context = problem.get("ctx", {})
-    match problem["type"]:
-        case "literal_error":
-            wanted = f"must be one of {context['expected']}"
-        case "greater_than_equal":
-            wanted = f"must be {context['ge']} or more"
-        case "greater_than":
-            wanted = f"must be more than {context['gt']}"
-        case "less_than_equal":
-            wanted = f"must be {context['le']} or less"
-        case "value_error":
-            wanted = str(context["error"])
-        case _:
-            wanted = f"is not usable ({problem['msg'].lower()})"
-    return f"The hyperparameter `{name}` {wanted}, not {value!r}."

@@ -6,6 +6,11 @@
     #metrics {"StartTime": …, "EndTime": …, "Dimensions": {…}, "Metrics": {…}}
 
 Tuning jobs and learning curves are read from these lines by regular expressions: their wording is a contract.
+
+What the local extensions (`lib.fm.extensions`) measure beside that has lines of its own, which no expression for
+SageMaker's lines finds::
+
+    [04/21/2023 14:26:45 INFO 139893122135872] #local_metric: host=algo-1, epoch=0, test rmse <loss>=1.1
 """
 
 from __future__ import annotations
@@ -61,6 +66,30 @@ class Log:
             self.line(f"#test_score ({self.host}) : {(name, value)!r}")
         for name, value in metrics.items():
             self.line(f"#quality_metric: host={self.host}, test {name} <{KINDS[name]}>={value!r}")
+
+    def local_metrics(
+        self, metrics: Mapping[str, float], *, channel: str, epoch: int, seed: int | None = None
+    ) -> None:
+        """Write what a local extension measured after an epoch.
+
+        Parameters
+        ----------
+        metrics : mapping of float
+            By name, as in `lib.fm.metrics`.
+        channel : str
+            ``train`` or ``test``.
+        epoch : int
+            The epoch, from 0.
+        seed : int, optional
+            Which of several models, from 1; the first has SageMaker's own lines.
+        """
+        place = f"epoch={epoch}, " if not seed else f"seed={seed}, epoch={epoch}, "
+        for name, value in metrics.items():
+            self.line(f"#local_metric: host={self.host}, {place}{channel} {name} <{KINDS[name]}>={value!r}")
+
+    def local(self, text: str) -> None:
+        """Write what a local extension does, marked as such."""
+        self.line(f"Local extension: {text}")
 
     def progress(self, epochs_done: int, epochs: int) -> None:
         """Write how many of the epochs are done."""

@@ -22,6 +22,11 @@ SQUARED, ABSOLUTE, CROSS_ENTROPY, CORRECT, TRUE_POSITIVE, POSITIVE, PREDICTED_PO
 SUMS = 7
 
 
+def loss_name(classifier: bool) -> str:
+    """Return the metric that a test set is judged by: RMSE, or a classifier's cross-entropy."""
+    return "binary_classification_cross_entropy" if classifier else "rmse"
+
+
 def from_sums(sums: np.ndarray, count: float, classifier: bool) -> dict[str, float]:
     """Return the metrics of some rows from their sums.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -107,7 +108,9 @@ def application(model: Model) -> Starlette:
 def _answer(model: Model, body: bytes, content_type: str, accept: str) -> bytes:
     """Return the answer to a request."""
     X = formats.read_request(body, content_type, model.feature_dim)
-    return formats.write_answer(model, model.predict(X), accept)
+    with np.errstate(over="ignore", invalid="ignore"):  # scores that are not finite are refused
+        scores = model.predict(X)
+    return formats.write_answer(model, scores, accept)
 
 
 def _refused(status: int, sentence: str) -> Response:

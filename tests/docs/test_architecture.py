@@ -96,4 +96,4 @@ def test_every_room_is_on_the_page():
 
 def test_modules_stay_small():
     sizes = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
-    assert {name: size for name, size in sizes.items() if size > 550} == {}
+    assert {name: size for name, size in sizes.items() if size > 600} == {}

@@ -90,7 +90,7 @@ def test_the_snippet_of_codec_and_engine_runs(tmp_path, monkeypatch):
     y = np.arange(30, dtype=np.float32)
     monkeypatch.chdir(tmp_path)
     machine = fm.FactorizationMachine(num_factors=2, predictor_type="regressor", mini_batch_size=10).fit(X, y)
-    machine.model.save("model.tar.gz")
+    machine.model_.save("model.tar.gz")
     names = {"X": X, "y": y}
     exec(snippet, names)
     assert (names["X"] != X).nnz == 0

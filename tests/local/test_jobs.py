@@ -163,6 +163,65 @@ def test_wrong_parameters_are_refused_before_anything_is_submitted(account, data
     assert len(after) == len(before)
 
 
+def test_the_bayesian_algorithm_leaves_a_learning_curve_with_the_test_error(account, data):
+    extensions = {"samples": 12, "burn_in": 3}
+    job = train(account, data[0], "bayesian", algorithm="bayesian", extensions=extensions)
+    sent = boto3.client("sagemaker").describe_training_job(TrainingJobName=job.job_name)["HyperParameters"]
+    assert sent["local_algorithm"] == "bayesian"
+    assert sent["local_samples"] == "12"
+    curve = job_control.learning_curve(job.job_name)
+    assert list(curve.index) == list(range(15))
+    assert curve["test_rmse"].iloc[-1] == pytest.approx(job.metrics["test:rmse"], abs=0.05)
+    assert curve["rmse"].notna().all()
+
+
+def test_early_stopping_and_seeds_hold_for_the_jobs_of_a_search(account, data):
+    uris, _ = data
+    result = jobs.tune(
+        account,
+        "extended",
+        train_uri=uris["train"],
+        test_uri=uris["validate"],
+        output_uri="s3://jobs/extended",
+        hyperparameters=HYPERPARAMETERS,
+        ranges={"factors_lr": [0.001, 0.1]},
+        extensions={"early_stopping": 2, "seeds": 2},
+        tuning={"max_jobs": 1, "max_parallel_jobs": 1},
+        progress=False,
+    )
+    assert len(result.jobs) == 1
+    curve = job_control.learning_curve(result.best.job_name)
+    assert list(curve.index) == [0, 1, 2]
+    assert curve["test_rmse"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"algorithm": "bayesian"}, "algorithm: bayesian"),
+        ({"extensions": {"early_stopping": 3}}, "extensions.early_stopping: 3"),
+        ({"hyperparameters": {**HYPERPARAMETERS, "local_seeds": 2}}, "local_seeds: 2"),
+    ],
+)
+def test_a_local_extension_is_refused_for_aws_before_anything_is_submitted(account, data, changes, name):
+    aws_account = replace(account, target="aws")
+    with pytest.raises(ParameterError, match=f"`{name}` is a local extension, which SageMaker does not have"):
+        train(aws_account, data[0], "refused-on-aws", **changes)
+    changes = {**changes, "hyperparameters": changes.get("hyperparameters", HYPERPARAMETERS)}
+    if "algorithm" not in changes:
+        with pytest.raises(ParameterError, match=f"`{name}` is a local extension"):
+            jobs.tune(
+                aws_account,
+                "refused-on-aws",
+                train_uri=data[0]["train"],
+                test_uri=data[0]["validate"],
+                output_uri="s3://jobs/refused",
+                ranges={"factors_lr": [0.001, 0.1]},
+                progress=False,
+                **changes,
+            )
+
+
 def test_what_sagemaker_refuses_is_said_with_the_job_and_its_reason(account, data):
     with pytest.raises(JobFailed, match=r"SageMaker refused the training job .*instance") as refused:
         train(account, data[0], "refused", training={"instance_type": "ml.unheard.of"})

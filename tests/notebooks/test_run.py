@@ -101,6 +101,14 @@ def test_tuning_takes_the_place_of_training_and_data_can_be_deleted(outputs, sma
     assert run["scraps"]["removed_objects"] > 10
 
 
+def test_the_bayesian_algorithm_runs_through_the_same_notebooks(outputs, small_run):
+    extended = {**SMALL, "algorithm": "bayesian", "extensions": {"samples": 20, "burn_in": 5}}
+    done = run_all(outputs, "--run-id", "bayesian", *options(extended))
+    assert done.returncode == 0, done.stdout + done.stderr
+    scraps = record(outputs / "bayesian")["scraps"]
+    assert scraps["rmse_compared"]["best reachable"] < scraps["rmse"] < scraps["baseline_rmse"]
+
+
 def test_a_part_of_the_stages_goes_on_with_the_run_it_names(outputs, small_run):
     done = run_all(
         outputs, "--only", "06_evaluate", "--run-id", "small", "-p", "margin", "0.9", *options(SMALL)
@@ -149,6 +157,11 @@ def test_input_that_cannot_be_used_fails_in_one_sentence(outputs, tmp_path, cont
         (["--only", "03_trian"], "03_train"),
         (["-f", "parameters/lokal.yaml"], "local.yaml"),
         (["-p", "target", "moon"], "target"),
+        (
+            ["-p", "target", "aws", "-p", "algorithm", "bayesian"],
+            "`algorithm: bayesian` is a local extension",
+        ),
+        (["-p", "extensions", "{early_stoping: 3}"], "did you mean `early_stopping`"),
         (["-p", "source", "movielens-2m"], "movielens"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

@@ -147,6 +147,17 @@ def test_movielens_is_downloaded_checked_and_converted(source, server, tmp_path)
     assert "GroupLens" in collected.licence
 
 
+@pytest.mark.parametrize("source", ["movielens-1m", "movielens-25m"])
+def test_genres_of_movielens_can_be_handed_on(source, server, tmp_path):
+    wanted = served(source, server, ARCHIVES[source])
+    out = tmp_path / "reviews.tsv.gz"
+    downloads.collect_public(wanted, out, tmp_path / "cache", False, further=["genres", "review_date"])
+    assert lines(out)[0] == f"{ALL_COLUMNS}\tgenres"
+    assert lines(out)[1].endswith("\tComedy")
+    with pytest.raises(DataError, match="no column genre; there are"):
+        downloads.collect_public(wanted, out, tmp_path / "cache", False, further=["genre"])
+
+
 def test_amazon_reviews_2023_are_converted(server, tmp_path):
     content = gzip.compress(b"user_id,parent_asin,rating,timestamp\nAE22,B00X,5.0,1588687728923\n")
     wanted = served("amazon-reviews-2023", server, content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -20,85 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import sparse
+from training_job import FEATURES, HYPERPARAMETERS, REPOSITORY, Job, ratings, values
 
 from lib import fm, recordio
 from lib.fm import artifact, formats, train
-
-REPOSITORY = Path(__file__).parents[2]
-CUSTOMERS, VIDEOS = 40, 20
-FEATURES = CUSTOMERS + VIDEOS
-HYPERPARAMETERS = {
-    "feature_dim": str(FEATURES),
-    "num_factors": "4",
-    "predictor_type": "regressor",
-    "epochs": "4",
-    "mini_batch_size": "100",
-    "linear_lr": "0.05",
-    "_tuning_objective_metric": "test:rmse",
-}
-
-
-def ratings(n: int, seed: int = 0) -> tuple[sparse.csr_matrix, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    columns = np.stack([rng.integers(0, CUSTOMERS, n), rng.integers(CUSTOMERS, FEATURES, n)], 1)
-    taste = np.random.default_rng(9).normal(0, 0.7, FEATURES)
-    y = np.clip(3.5 + taste[columns].sum(1) + rng.normal(0, 0.3, n), 1, 5)
-    X = sparse.csr_matrix(
-        (np.ones(2 * n, np.float32), columns.ravel(), np.arange(0, 2 * n + 1, 2)), (n, FEATURES)
-    )
-    return X, y.astype(np.float32)
-
-
-class Job:
-    """A training job's folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.config = root / "input" / "config"
-        self.config.mkdir(parents=True)
-        self.describe("hyperparameters", HYPERPARAMETERS)
-        self.describe("resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1"]})
-        self.channel("train", *ratings(950))
-
-    def describe(self, name: str, content: object) -> None:
-        (self.config / f"{name}.json").write_text(json.dumps(content))
-
-    def hyperparameters(self, **changes: str) -> None:
-        self.describe("hyperparameters", HYPERPARAMETERS | changes)
-
-    def channel(self, name: str, X: object, y: object, file: str = "part-0.pbr") -> Path:
-        folder = self.root / "input" / "data" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / file).open("wb") as stream:
-            recordio.write(stream, X, y)
-        channels = {
-            found.name: {"ContentType": "application/x-recordio-protobuf", "TrainingInputMode": "File"}
-            for found in folder.parent.iterdir()
-        }
-        self.describe("inputdataconfig", channels)
-        return folder / file
-
-    def start(self, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lib.fm", "train", "--root", str(self.root)],
-            cwd=REPOSITORY,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, **environment: str) -> list[str]:
-        """Train in a process of its own and return its log."""
-        output, errors = self.start(**environment).communicate(timeout=60)
-        assert errors == ""
-        return output.splitlines()
-
-    def failure(self) -> str:
-        """Train in this process and return what the failure file says."""
-        assert train.main(self.root) == 1
-        assert not list(self.root.glob("model/*"))
-        return (self.root / "output" / "failure").read_text()
+from lib.fm.fit import Training
+from lib.fm.hyperparameters import validate
 
 
 @pytest.fixture
@@ -106,8 +32,11 @@ def job(tmp_path):
     return Job(tmp_path / "ml")
 
 
-def values(log: list[str], pattern: str) -> list[float]:
-    return [float(found[1]) for line in log if (found := re.search(pattern, line))]
+def trained(X, y, hyperparameters) -> fm.Model:
+    training = Training(X, y, validate(hyperparameters))
+    for _ in training:
+        pass
+    return training.model()
 
 
 def test_a_training_job_writes_log_metrics_and_model(job):
@@ -186,8 +115,22 @@ def test_files_are_taken_in_the_order_of_their_names(job):
     job.channel("train", X[500:], y[500:], "part-1.pbr")
     job.channel("train", X[:500], y[:500], "part-0.pbr")
     assert train.main(job.root) == 0
-    machine = fm.FactorizationMachine(**HYPERPARAMETERS).fit(X, y)
-    np.testing.assert_array_equal(fm.load(job.root / "model").factors, machine.model.factors)
+    np.testing.assert_array_equal(fm.load(job.root / "model").factors, trained(X, y, HYPERPARAMETERS).factors)
+
+
+def test_dense_records_train_their_zeros_too(job):
+    rng = np.random.default_rng(5)
+    X = rng.normal(0, 1, (300, 6)) * (rng.random((300, 6)) < 0.5)
+    y = X[:, 0] - X[:, 1] * X[:, 2]
+    job.channel("train", X.astype(np.float32), y.astype(np.float32))
+    dense = HYPERPARAMETERS | {"feature_dim": "6", "mini_batch_size": "2"}
+    job.hyperparameters(**dense)
+    assert train.main(job.root) == 0
+    model = fm.load(job.root / "model")
+    X = X.astype(np.float32)
+    as_matrix, as_sparse = trained(X, y, dense), trained(sparse.csr_matrix(X), y, dense)
+    np.testing.assert_array_equal(model.factors, as_matrix.factors)
+    assert not np.array_equal(model.factors, as_sparse.factors)
 
 
 def test_sigterm_saves_the_model_so_far_and_exits_with_0(job):
@@ -264,6 +207,17 @@ def test_divergence_names_the_learning_rates(job):
     reason = job.failure()
     assert reason.startswith("ClientError: The training diverged")
     assert "linear_lr 0.05" in reason
+
+
+@pytest.mark.parametrize("extension", [{}, {"local_algorithm": "bayesian"}], ids=["adam", "bayesian"])
+def test_a_model_larger_than_the_memory_is_refused_with_its_size(job, extension):
+    X, y = ratings(50)
+    largest = 2**31 - 1
+    job.channel("train", sparse.csr_matrix((X.data, X.indices, X.indptr), shape=(50, largest)), y)
+    job.hyperparameters(feature_dim=str(largest), num_factors="1000", **extension)
+    reason = job.failure()
+    assert reason.startswith("ClientError: ")
+    assert re.search(r"needs (about )?[\d,.]+ [TG]B of memory, (and )?[\d.]+ [GM]B are available", reason)
 
 
 def test_unscaled_features_are_warned_about(job, capfd):
@@ -427,7 +381,7 @@ def test_a_regressor_answers_every_format(tmp_path):
             (b"1,2", "text/csv", "*/*", 415, "The content type text/csv is not one of"),
             (b"{}", "application/json", "text/csv", 406, "not text/csv"),
             (b"{", "application/json", "*/*", 400, "The request is not JSON"),
-            (b"not records", "application/x-recordio-protobuf", "*/*", 400, "the data"),
+            (b"not records", "application/x-recordio-protobuf", "*/*", 400, "The request is not"),
             (
                 as_recordio(sparse.csr_matrix((1, 7))),
                 "application/x-recordio-protobuf",

@@ -149,6 +149,27 @@ def test_a_tuned_value_counts_as_given():
     assert to_wire(static, tuned=["factors_init_value"]) == static
 
 
+def test_a_local_extension_is_carried_but_not_among_sagemakers_names():
+    checked = validate(REQUIRED | {"local_seeds": "4"})
+    assert checked.extensions.seeds == 4
+    assert validate(REQUIRED).model_dump() == checked.model_dump()
+    assert checked.wire() == validate(REQUIRED).wire()
+    assert to_wire(REQUIRED | {"local_seeds": 4, "local_fold": False}) == REQUIRED | {"local_seeds": "4"}
+    assert not any(name.startswith("local_") for name in NAMES)
+    with pytest.raises(ParameterError, match=r"Did you mean `local_seeds`\?"):
+        validate(REQUIRED | {"local_seds": "4"})
+
+
+def test_the_bayesian_algorithm_has_its_limits():
+    bayesian = REQUIRED | {"local_algorithm": "bayesian"}
+    assert validate(bayesian).rounds == 220
+    assert validate(bayesian | {"local_samples": "30", "local_burn_in": "0"}).rounds == 30
+    with pytest.raises(ParameterError, match="no model for `use_bias: false`"):
+        validate(bayesian | {"use_bias": "false"})
+    with pytest.raises(ParameterError, match="leaves nothing to tune"):
+        to_wire(bayesian, tuned=["factors_lr"])
+
+
 def test_the_module_is_part_of_the_face():
     from lib import fm
 

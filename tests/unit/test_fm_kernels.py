@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from lib import fm
 from lib.errors import DataError, ModelError, ParameterError
-from lib.fm import kernels, metrics
+from lib.fm import barrier, blocks, kernels, layout, metrics
 from lib.fm.fit import Training
 from lib.fm.hyperparameters import validate
+from lib.fm.model import Model
 
 BETA1, BETA2 = 0.9, 0.999
 
@@ -41,9 +44,9 @@ class Options:
     sums: np.ndarray = field(default_factory=lambda: np.zeros(metrics.SUMS))
 
     @property
-    def settings(self) -> kernels.Settings:
+    def settings(self) -> layout.Settings:
         rescale = 1 / self.batch_size if self.rescale is None else self.rescale
-        return kernels.Settings(
+        return layout.Settings(
             *self.lr, *self.wd, self.epsilon, rescale, self.clip, self.batch_size, self.classifier
         )
 
@@ -95,25 +98,49 @@ def reference(X: sparse.csr_matrix, y: np.ndarray, start: Weights, options: Opti
     return Weights(float(theta[0][0, 0]), theta[1][:, 0], theta[2])
 
 
+@dataclass
+class Run:
+    """A run of the kernels on one block, by several threads."""
+
+    X: sparse.csr_matrix
+    y: np.ndarray
+    start: Weights
+    options: Options
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        k = self.start.factors.shape[1]
+        planner = blocks.Planner(self.X.shape[1], self.options.batch_size)
+        self.block = planner.plan(self.X, self.y.astype(np.float32))
+        self.width = layout.width_of(k)
+        self.table = np.zeros((self.X.shape[1], layout.row_floats(self.width)), np.float32)
+        self.table[:, :k] = self.start.factors
+        self.table[:, self.width] = self.start.linear
+        self.state = np.array([self.start.bias, 0, 0, 0])
+
+    def train(self, epochs: int | None = None) -> Weights:
+        kernel, _ = kernels.load_training(self.width, self.block.weighted)
+        work = layout.scratch(self.options.batch_size, self.block.largest_batch, self.width)
+        with ThreadPoolExecutor(self.threads) as pool:
+            for _ in range(self.options.epochs if epochs is None else epochs):
+                arguments = (self.block.arrays, self.table, self.state, self.options.settings, work)
+                arguments += (self.options.sums, 0, self.block.batches)
+                shared = barrier.counters(self.threads)
+                futures = [
+                    pool.submit(kernel, *arguments, thread, self.threads, shared)
+                    for thread in range(self.threads)
+                ]
+                assert {future.result() for future in futures} == {self.block.batches}
+        k = self.start.factors.shape[1]
+        return Weights(float(self.state[0]), self.table[:, self.width].copy(), self.table[:, :k].copy())
+
+
 def trained(X: sparse.csr_matrix, y: np.ndarray, start: Weights, options: Options) -> Weights:
     """The same by the kernels."""
-    width = kernels.width_of(start.factors.shape[1])
-    k = start.factors.shape[1]
-    kernel, _ = kernels.load(width)
-    rows = kernels.Rows(
-        X.indptr.astype(np.int64), X.indices.astype(np.int32), X.data.astype(np.float32), y.astype(np.float32)
-    )
-    plan = kernels.make_plan(rows, X.shape[1], options.batch_size)
-    table = kernels.empty_table(X.shape[1], width)
-    table[:, :k] = start.factors
-    table[:, 3 * width] = start.linear
-    bias = np.array([start.bias, 0, 0])
-    batches = len(plan.batches) - 1
-    step = 0
-    for _ in range(options.epochs):
-        step = kernel(rows, plan, table, bias, options.settings, step, 0, batches, options.sums)
-    assert step == options.epochs * batches
-    return Weights(float(bias[0]), table[:, 3 * width].copy(), table[:, :k].copy())
+    run = Run(X, y, start, options)
+    weights = run.train()
+    assert run.state[3] == options.epochs * run.block.batches
+    return weights
 
 
 def one_hot(rng: np.random.Generator, n: int, customers: int, videos: int) -> sparse.csr_matrix:
@@ -139,6 +166,9 @@ CASES = {
     "ragged": (lambda rng: ragged(rng, 57, 15), 5),
     "dense": (lambda rng: sparse.csr_matrix(rng.normal(0, 0.5, (40, 6)).astype(np.float32)), 3),
     "one_row": (lambda rng: sparse.csr_matrix(np.array([[1, 0, 2]], np.float32)), 1),
+    "many_factors": (lambda rng: ragged(rng, 23, 9), 70),
+    "a_register": (lambda rng: one_hot(rng, 95, 12, 7), 64),
+    "odd_width": (lambda rng: one_hot(rng, 95, 30, 7), 24),
     "wide_rows": (lambda rng: sparse.csr_matrix(rng.normal(0, 0.1, (12, 300)).astype(np.float32)), 2),
 }
 
@@ -177,6 +207,50 @@ def test_kernels_follow_the_reference_for_other_settings(changes):
     np.testing.assert_allclose(got.factors, want.factors, atol=2e-5)
     np.testing.assert_allclose(got.linear, want.linear, atol=2e-5)
     assert got.bias == pytest.approx(want.bias, abs=2e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    d=st.integers(1, 20),
+    k=st.integers(1, 8),
+    density=st.floats(0, 1),
+    ones=st.booleans(),
+    classifier=st.booleans(),
+    batch_size=st.integers(1, 80),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 10),
+)
+def test_kernels_follow_the_reference_for_data_of_any_shape(
+    n, d, k, density, ones, classifier, batch_size, threads, seed
+):
+    rng = np.random.default_rng(seed)
+    values = np.ones((n, d)) if ones else rng.normal(0, 1, (n, d))
+    X = sparse.csr_matrix((values * (rng.random((n, d)) < density)).astype(np.float32))
+    y = (rng.random(n) < 0.5).astype(np.float32)
+    start = random_start(rng, d, k)
+    # an epsilon this large keeps Adam from turning rounding errors into whole steps
+    expected = Options(classifier, batch_size, 2, epsilon=1e-2)
+    found = Options(classifier, batch_size, 2, epsilon=1e-2)
+    want = reference(X, y, start, expected)
+    got = Run(X, y, start, found, threads).train()
+    assert got.bias == pytest.approx(want.bias, abs=1e-4)
+    np.testing.assert_allclose(got.linear, want.linear, atol=1e-4)
+    np.testing.assert_allclose(got.factors, want.factors, atol=1e-4)
+    np.testing.assert_allclose(found.sums[:3], expected.sums[:3], rtol=1e-4, atol=1e-4)
+
+
+def test_batches_with_more_entries_than_16_bits_count():
+    rng = np.random.default_rng(13)
+    X = sparse.csr_matrix(rng.normal(0, 0.05, (280, 250)).astype(np.float32))
+    y = rng.normal(0, 1, 280).astype(np.float32)
+    start = random_start(rng, 250, 3)
+    options = Options(batch_size=280, epsilon=1e-2)
+    assert planned(X, 280).shared_places.dtype == np.uint32
+    want = reference(X, y, start, options)
+    got = trained(X, y, start, options)
+    np.testing.assert_allclose(got.factors, want.factors, atol=1e-4)
+    np.testing.assert_allclose(got.linear, want.linear, atol=1e-4)
 
 
 # What MXNet 1.9.1's Module and Adam (lazy_update, learning_rate 1, wd 1, lr_mult and wd_mult of each
@@ -235,14 +309,9 @@ def test_the_first_step_goes_down_the_numerical_gradient():
     def loss(weights: Weights) -> float:
         return float(np.mean(0.5 * (outputs(dense, weights) - y) ** 2))
 
-    kernel, _ = kernels.load(8)
-    rows = kernels.Rows(X.indptr.astype(np.int64), X.indices, X.data, y.astype(np.float32))
-    plan = kernels.make_plan(rows, 6, 20)
-    table = kernels.empty_table(6, 8)
-    table[:, :3], table[:, 24] = start.factors, start.linear
-    bias = np.array([start.bias, 0, 0])
-    options = Options(batch_size=20, wd=(0, 0, 0))
-    kernel(rows, plan, table, bias, options.settings, 0, 0, 1, np.zeros(metrics.SUMS))
+    run = Run(X, y, start, Options(batch_size=20, wd=(0, 0, 0)))
+    run.train(epochs=1)
+    moments = run.table[:, layout.moments_at(8) :]
     nudge = 1e-5
     for j in range(6):
         for f in range(3):
@@ -252,9 +321,9 @@ def test_the_first_step_goes_down_the_numerical_gradient():
             slope = loss(Weights(start.bias, start.linear, up)) - loss(
                 Weights(start.bias, start.linear, down)
             )
-            assert table[j, 8 + f] / 0.1 == pytest.approx(slope / (2 * nudge), abs=1e-5)
+            assert moments[j, f] / 0.1 == pytest.approx(slope / (2 * nudge), abs=1e-5)
     slope = loss(Weights(start.bias + nudge, start.linear, start.factors)) - loss(start)
-    assert bias[1] / 0.1 == pytest.approx(slope / nudge, abs=1e-4)
+    assert run.state[1] / 0.1 == pytest.approx(slope / nudge, abs=1e-4)
 
 
 def test_features_that_never_occur_stay_as_they_were():
@@ -272,34 +341,89 @@ def test_features_that_never_occur_stay_as_they_were():
     assert (got.factors[others] != start.factors[others].astype(np.float32)).all()
 
 
-def test_the_added_factors_stay_zero_and_the_table_lies_on_cache_lines():
-    table = kernels.empty_table(50, 16)
-    assert table.ctypes.data % 64 == 0
-    assert table.strides[0] % 64 == 0
+@pytest.mark.parametrize("num_factors", [1, 8, 20, 60])
+def test_the_added_factors_stay_zero_and_the_table_lies_on_cache_lines(num_factors):
     rng = np.random.default_rng(6)
     X = one_hot(rng, 60, 10, 5)
-    hyperparameters = validate({"feature_dim": 15, "num_factors": 3, "predictor_type": "regressor"})
-    training = Training(X, rng.normal(3, 1, 60), hyperparameters)
+    given = {"feature_dim": 15, "num_factors": num_factors, "predictor_type": "regressor"}
+    training = Training(X, rng.normal(3, 1, 60), validate(given))
     list(training)
-    assert not training._table[:, 3:8].any()
-    assert training.model().factors.shape == (15, 3)
+    table, width = training._state.table, training._state.width
+    assert table.ctypes.data % 64 == 0
+    assert table.strides[0] % 64 == 0
+    assert not table[:, num_factors:width].any()
+    assert not table[:, width + 3 : layout.moments_at(width)].any()
+    assert training.model().factors.shape == (15, num_factors)
 
 
-def test_every_entry_of_the_plan_is_an_entry_of_the_data():
-    rng = np.random.default_rng(7)
-    X = ragged(rng, 33, 9)
-    rows = kernels.Rows(X.indptr.astype(np.int64), X.indices, X.data, np.zeros(33, np.float32))
-    plan = kernels.make_plan(rows, 9, 10)
-    assert len(plan.batches) == 5
-    rebuilt = np.zeros((33, 9), np.float32)
-    for batch in range(4):
-        features = plan.features[plan.batches[batch] : plan.batches[batch + 1]]
+def planned(X: sparse.csr_matrix, batch_size: int) -> layout.Block:
+    return blocks.Planner(X.shape[1], batch_size).plan(X, np.zeros(X.shape[0], np.float32)).arrays
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_entry_of_the_plan_is_an_entry_of_the_data(case):
+    X = CASES[case][0](np.random.default_rng(7))
+    n, size = X.shape[0], 10
+    block = planned(X, size)
+    rebuilt = np.zeros(X.shape, np.float32)
+    for batch in range(len(block.single_batches) - 1):
+        first, base = batch * size, int(block.starts[batch * size])
+        owner = np.repeat(np.arange(n), np.diff(block.starts.astype(int)))[base:]
+        singles = slice(*block.single_batches[batch : batch + 2])
+        shared = range(*block.shared_batches[batch : batch + 2])
+        features = [*block.single_features[singles], *(block.shared_features[active] for active in shared)]
         assert len(set(features)) == len(features)
-        for active in range(plan.batches[batch], plan.batches[batch + 1]):
-            entries = slice(plan.starts[active], plan.starts[active + 1])
-            assert (np.diff(plan.rows[entries]) > 0).all()
-            rebuilt[batch * 10 + plan.rows[entries], plan.features[active]] = plan.values[entries]
+        places = [[place] for place in block.single_places[singles]]
+        for active in shared:
+            places.append(list(block.shared_places[slice(*block.shared_starts[active : active + 2])]))
+            assert len(places[-1]) > 1
+            assert (np.diff(np.array(places[-1], int)) > 0).all()
+        for feature, found in zip(features, places, strict=True):
+            for place in map(int, found):
+                if len(block.values):
+                    rebuilt[owner[place], feature] = block.values[base + place]
+                else:
+                    rebuilt[first + place, feature] = 1
     np.testing.assert_array_equal(rebuilt, X.toarray())
+
+
+def test_values_that_are_all_one_take_no_memory():
+    X = one_hot(np.random.default_rng(8), 50, 10, 5)
+    assert len(planned(X, 10).values) == 0
+    assert planned(X, 10).single_places.dtype == np.uint16
+    assert planned(X * 2, 10).values.tolist() == [2] * 100
+
+
+@pytest.mark.parametrize("batch_size", [7, 16, 40, 500])
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize("classifier", [False, True], ids=["regressor", "classifier"])
+@pytest.mark.parametrize("case", CASES)
+def test_threads_do_not_change_a_bit(case, classifier, threads, batch_size):
+    rng = np.random.default_rng(21)
+    make, k = CASES[case]
+    X = make(rng)
+    y = (rng.random(X.shape[0]) < 0.5).astype(np.float32)
+    start = random_start(rng, X.shape[1], k)
+    runs = [Run(X, y, start, Options(classifier, batch_size), count) for count in (1, threads)]
+    for run in runs:
+        run.train()
+    assert runs[0].table.tobytes() == runs[1].table.tobytes()
+    assert runs[0].state.tobytes() == runs[1].state.tobytes()
+    assert runs[0].options.sums.tobytes() == runs[1].options.sums.tobytes()
+
+
+def test_threads_wait_in_vain_for_one_that_was_cancelled_and_change_nothing():
+    rng = np.random.default_rng(22)
+    run = Run(one_hot(rng, 50, 10, 5), rng.normal(3, 1, 50), random_start(rng, 15, 4), Options())
+    kernel, _ = kernels.load_training(run.width, run.block.weighted)
+    work = layout.scratch(10, 0, run.width)
+    before, shared = run.table.copy(), barrier.counters(2)
+    arguments = (run.block.arrays, run.table, run.state, run.options.settings, work, run.options.sums, 0, 5)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(kernel, *arguments, 1, 2, shared)
+        barrier.cancel(shared)
+        assert waiting.result(timeout=10) == kernels.CANCELLED
+    assert run.table.tobytes() == before.tobytes()
 
 
 def planted(seed: int, n: int) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -324,41 +448,48 @@ PLANTED = {
 }
 
 
+SMALL = {"num_factors": 2, "predictor_type": "regressor"}
+
+
+def fitted(X, y, *, seed=None, **given) -> tuple[Model, list[dict[str, float]]]:
+    """A trained model, and the training metrics of its epochs."""
+    training = Training(X, y, validate({"feature_dim": np.shape(X)[1]} | given), seed=seed)
+    history = [report.metrics for report in training if report.ended]
+    return training.model(), history
+
+
 def test_planted_factors_are_recovered():
     X, y = planted(2, 4000)
     X_test, y_test = planted(3, 1000)
-    machine = fm.FactorizationMachine(seed=1, **PLANTED).fit(X, y)
-    biases_only = fm.FactorizationMachine(seed=1, **PLANTED | {"factors_lr": 0, "factors_init_sigma": 0}).fit(
-        X, y
-    )
+    model, history = fitted(X, y, seed=1, **PLANTED)
+    biases_only, _ = fitted(X, y, seed=1, **PLANTED | {"factors_lr": 0, "factors_init_sigma": 0})
 
     def rmse(model):
         return np.sqrt(np.mean((model.predict(X_test) - y_test) ** 2))
 
-    assert rmse(machine) < 0.5 * rmse(biases_only)
-    assert rmse(machine) < 0.35
-    assert machine.history[0]["rmse"] > machine.history[-1]["rmse"]
-    assert len(machine.history) == 60
+    assert rmse(model) < 0.5 * rmse(biases_only)
+    assert rmse(model) < 0.35
+    assert history[0]["rmse"] > history[-1]["rmse"]
+    assert len(history) == 60
 
 
 def test_classifier_learns_and_predicts_probabilities():
     X, y = planted(2, 4000)
     labels = (y > 3).astype(np.float32)
-    machine = fm.FactorizationMachine(**PLANTED | {"predictor_type": "binary_classifier", "epochs": 20})
-    scores = machine.fit(X, labels).predict(X)
+    options = PLANTED | {"predictor_type": "binary_classifier", "epochs": 20}
+    model, history = fitted(X, labels, **options)
+    scores = model.predict(X)
     assert scores.dtype == np.float32
     assert ((scores >= 0) & (scores <= 1)).all()
     assert np.mean((scores > 0.5) == (labels > 0.5)) > 0.9
-    assert machine.history[-1]["binary_classification_accuracy"] > 0.9
-    assert machine.history[-1]["binary_f_1.000"] > 0.9
+    assert history[-1]["binary_classification_accuracy"] > 0.9
+    assert history[-1]["binary_f_1.000"] > 0.9
 
 
 def test_repeats_give_the_same_bits_and_other_seeds_do_not():
     X, y = planted(2, 500)
     options = PLANTED | {"epochs": 3}
-    first = fm.FactorizationMachine(seed=7, **options).fit(X, y).model
-    again = fm.FactorizationMachine(**options).fit(X, y, seed=7).model
-    other = fm.FactorizationMachine(seed=8, **options).fit(X, y).model
+    first, again, other = (fitted(X, y, seed=seed, **options)[0] for seed in (7, 7, 8))
     assert first.factors.tobytes() == again.factors.tobytes()
     assert first.linear.tobytes() == again.linear.tobytes()
     assert first.bias == again.bias
@@ -369,26 +500,20 @@ def test_the_seed_comes_from_the_environment(monkeypatch):
     X, y = planted(2, 100)
     options = PLANTED | {"epochs": 1}
     monkeypatch.setenv("REELBOOK_FM_SEED", "5")
-    from_environment = fm.FactorizationMachine(**options).fit(X, y).model
-    given = fm.FactorizationMachine(seed=5, **options).fit(X, y).model
+    from_environment, _ = fitted(X, y, **options)
+    given, _ = fitted(X, y, seed=5, **options)
     assert from_environment.factors.tobytes() == given.factors.tobytes()
     monkeypatch.setenv("REELBOOK_FM_SEED", "five")
     with pytest.raises(ParameterError, match="whole number"):
-        fm.FactorizationMachine(**options).fit(X, y)
+        fitted(X, y, **options)
 
 
 def test_metrics_count_a_partial_batch_as_a_full_one():
     X, y = planted(2, 95)
-    options = PLANTED | {
-        "epochs": 1,
-        "mini_batch_size": 10,
-        "bias_lr": 0,
-        "linear_lr": 0,
-        "factors_lr": 0,
-    }
-    machine = fm.FactorizationMachine(**options).fit(X, y)
-    squared = float(np.sum((machine.predict(X).astype(float) - y) ** 2))
-    assert machine.history[0]["mse"] == pytest.approx(squared / 100, rel=1e-5)
+    options = PLANTED | {"epochs": 1, "mini_batch_size": 10}
+    model, history = fitted(X, y, **options | {"bias_lr": 0, "linear_lr": 0, "factors_lr": 0})
+    squared = float(np.sum((model.predict(X).astype(float) - y) ** 2))
+    assert history[0]["mse"] == pytest.approx(squared / 100, rel=1e-5)
 
 
 def test_reports_stand_at_the_first_batch_and_at_every_interval():
@@ -426,41 +551,37 @@ def test_initial_weights(method, options, low, high, spread):
 
 def test_a_model_without_bias_and_weights_has_zeros_for_them():
     X, y = planted(2, 300)
-    options = PLANTED | {"epochs": 2, "use_bias": "false", "use_linear": "false"}
-    model = fm.FactorizationMachine(**options).fit(X, y).model
+    model, _ = fitted(X, y, **PLANTED | {"epochs": 2, "use_bias": "false", "use_linear": "false"})
     assert model.bias == 0
     assert not model.linear.any()
 
 
 def test_divergence_is_told_with_the_learning_rates():
     X, y = planted(2, 300)
-    with pytest.raises(ModelError, match=r"diverged.*factors_lr 1e\+20"):
-        fm.FactorizationMachine(**PLANTED | {"factors_lr": 1e20}).fit(X, y)
+    with pytest.raises(ModelError, match=r"diverged.*Lower factors_lr .*factors_lr 1e\+20"):
+        fitted(X, y, **PLANTED | {"factors_lr": 1e20})
 
 
-def test_unscaled_features_are_warned_about():
+def test_unscaled_features_are_advised_about():
     X = sparse.csr_matrix(np.array([[1, 2011.0], [1, 1994.0]], np.float32))
-    machine = fm.FactorizationMachine(num_factors=2, predictor_type="regressor")
-    with pytest.warns(UserWarning, match="Feature 1 holds values up to 2011"):
-        machine.fit(X, [3, 4])
+    training = Training(X, [3, 4], validate(SMALL | {"feature_dim": 2}))
+    assert "Feature 1 holds values up to 2011" in training.advice
+    assert Training(X / 2011, [3, 4], validate(SMALL | {"feature_dim": 2})).advice == ""
 
 
 def test_repeated_entries_of_a_row_count_as_their_sum():
     twice = sparse.csr_matrix((np.float32([1, 1, 1]), [0, 0, 1], [0, 2, 3]), (2, 2))
     once = sparse.csr_matrix((np.float32([2, 1]), [0, 1], [0, 1, 2]), (2, 2))
-    fitted = [
-        fm.FactorizationMachine(num_factors=2, predictor_type="regressor").fit(X, [1, 2]).model
-        for X in (twice, once)
-    ]
-    assert fitted[0].factors.tobytes() == fitted[1].factors.tobytes()
+    models = [fitted(X, [1, 2], **SMALL)[0] for X in (twice, once)]
+    assert models[0].factors.tobytes() == models[1].factors.tobytes()
     assert twice.nnz == 3
 
 
 def test_a_dense_array_makes_all_features_active():
     X = np.array([[1, 0, 0.5], [0, 0, 1]], np.float32)
-    options = {"num_factors": 2, "predictor_type": "regressor", "linear_wd": 1.0, "linear_init_sigma": 1}
-    dense = fm.FactorizationMachine(**options).fit(X, [1, 2]).model
-    lazy = fm.FactorizationMachine(**options).fit(sparse.csr_matrix(X), [1, 2]).model
+    options = SMALL | {"linear_wd": 1.0, "linear_init_sigma": 1}
+    dense, _ = fitted(X, [1, 2], **options)
+    lazy, _ = fitted(sparse.csr_matrix(X), [1, 2], **options)
     assert dense.linear[1] != lazy.linear[1]
     assert dense.linear[0] == lazy.linear[0]
 
@@ -472,30 +593,18 @@ def test_a_dense_array_makes_all_features_active():
         (np.ones((3, 2)), None, "no labels"),
         (np.ones((3, 2)), ["a", "b", "c"], "not numbers"),
         (np.ones((0, 2)), np.ones(0), "no rows"),
-        (np.ones((3, 2)), np.array([1, np.nan, 2]), "labels hold values that are not finite"),
-        (np.array([[1, np.inf]]), np.ones(1), "examples hold values that are not finite"),
+        (np.ones((3, 2)), np.array([1, np.nan, 2]), "labels hold values that are not finite.* in row 1"),
+        (np.array([[1, np.inf]]), np.ones(1), "not finite.* in row 0, column 1"),
         (np.ones((2, 2, 2)), np.ones(2), "as a matrix"),
+        (np.ones((3, 3)), np.ones(3), "takes 2 features"),
     ],
-    ids=["too_few_labels", "no_labels", "words", "no_rows", "nan_label", "infinite_value", "no_matrix"],
+    ids=["too_few", "no_labels", "words", "no_rows", "nan_label", "infinite_value", "no_matrix", "columns"],
 )
 def test_bad_data_are_refused(X, y, message):
-    machine = fm.FactorizationMachine(num_factors=2, predictor_type="regressor")
     with pytest.raises((DataError, ModelError), match=message):
-        machine.fit(X, y)
+        Training(X, y, validate(SMALL | {"feature_dim": 2}))
 
 
 def test_a_classifier_refuses_other_labels_than_0_and_1():
-    machine = fm.FactorizationMachine(num_factors=2, predictor_type="binary_classifier")
     with pytest.raises(DataError, match="labels 0 and 1, but one label is 5"):
-        machine.fit(np.ones((2, 2)), [1, 5])
-
-
-def test_a_machine_that_is_not_fitted_says_so():
-    machine = fm.FactorizationMachine(num_factors=2, predictor_type="regressor")
-    with pytest.raises(ModelError, match="not fitted"):
-        machine.predict(np.ones((1, 2)))
-
-
-def test_hyperparameters_are_checked_when_the_machine_is_made():
-    with pytest.raises(ParameterError, match="num_factors"):
-        fm.FactorizationMachine(num_factor=2, predictor_type="regressor")
+        fitted(np.ones((2, 2)), [1, 5], num_factors=2, predictor_type="binary_classifier")

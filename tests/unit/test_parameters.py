@@ -24,6 +24,8 @@ DECLARED = {
         ("feature_dim", "int", None),
         ("num_factors", "int", 16),
         ("target", "str", "local"),
+        ("algorithm", "str", "adam"),
+        ("extensions", "dict", {}),
     ]
 }
 
@@ -135,6 +137,14 @@ def test_a_whole_number_serves_as_float_and_a_bool_serves_as_no_number():
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(name, text, sentence):
     assert sentence in refusal((name, text))
+
+
+def test_values_that_do_not_go_together_are_refused_wherever_they_were_given():
+    assert checked(("algorithm", "bayesian"), ("extensions.samples", "9"))["extensions"] == {"samples": 9}
+    aws = ("target", "aws")
+    assert "`algorithm: bayesian` is a local extension" in refusal(aws, ("algorithm", "bayesian"))
+    assert "`extensions.seeds: 4` is a local extension" in refusal(("extensions.seeds", "4"), aws)
+    assert "has no meaning with `algorithm: adam`" in refusal(("extensions.samples", "9"))
 
 
 def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path):

@@ -72,6 +72,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "learning curve": lambda: plots.learning_curve(curve(30), test=1.01),
     "long learning curve": lambda: plots.learning_curve(curve(200).reset_index(), test=0.9001),
+    "learning curve with validation": lambda: plots.learning_curve(
+        curve(30).assign(test_rmse=lambda table: 1.1 * table["rmse"]), test=1.01
+    ),
     "one epoch": lambda: plots.learning_curve(curve(1)),
     "tuning": lambda: plots.tuning(search(), hyperparameters=["factors_lr", "epochs", "factors_init_method"]),
     "tuning of one job": lambda: plots.tuning(search(12)[:1]),

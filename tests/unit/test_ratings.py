@@ -484,6 +484,79 @@ class TestSplitting:
                     kept.split(fractions=fractions)
 
 
+class TestFurtherColumns:
+    def rows(self) -> list[list[object]]:
+        """Columns: genre is the video's (here and there empty), age the customer's, device the rating's."""
+        chance = random.Random(4)
+        return [
+            [
+                *row,
+                "" if chance.random() < 0.2 else f"g{row[1]}, x",
+                f"{int(row[0][1:]) + 20}",
+                chance.choice("pt"),
+            ]
+            for row in some_rows()
+        ]
+
+    HEADER = (*HEADER, "genre", "age", 'de"vice')
+
+    @pytest.mark.parametrize("name", ["r.tsv", "r.csv", "r.parquet"])
+    def test_each_goes_to_the_table_of_whom_it_is(self, tmp_path: Path, name: str) -> None:
+        rows, path = self.rows(), tmp_path / name
+        frame = pd.DataFrame(rows, columns=list(self.HEADER))
+        if name == "r.tsv":
+            write_tsv(path, rows, list(self.HEADER))
+        elif name == "r.csv":
+            frame.to_csv(path, index=False)
+        else:
+            frame.to_parquet(path)
+        asked = ['de"vice', "genre", "age", "review_date"]
+        with ratings.read(path, further=asked) as reviews:
+            parts = reviews.keep(2, 2).split()
+            paths = parts.write(tmp_path / "out")
+            tables = {name: pd.read_parquet(file) for name, file in paths.items()}
+        assert parts.further["of"].to_dict() == {
+            'de"vice': "rating",
+            "genre": "video",
+            "age": "customer",
+            "review_date": "customer",
+        }
+        assert parts.further.loc["age", "filled"] == 1
+        assert 0.7 < parts.further.loc["genre", "filled"] < 0.9
+        assert tables["videos"]["genre"].tolist() == [f"g{p}, x" for p in tables["videos"]["product_id"]]
+        ages = tables["customers"]["customer_id"].str[1:].astype(int) + 20
+        assert tables["customers"]["age"].tolist() == ages.astype(str).tolist()
+        found = together(tables)
+        device = {(row[0], row[1]): row[-1] for row in rows}
+        pairs = zip(found["customer_id"], found["product_id"], strict=True)
+        assert found['de"vice'].tolist() == [device[pair] for pair in pairs]
+        assert [column for column in found if column not in ("customer", "video")][-1] == 'de"vice'
+
+    def test_they_change_nothing_else(self, tmp_path: Path) -> None:
+        path = write_tsv(tmp_path / "r.tsv", self.rows(), list(self.HEADER))
+        plain = parts_of(path, tmp_path / "plain")
+        for name, table in parts_of(path, tmp_path / "more", further=["genre", 'de"vice']).items():
+            pd.testing.assert_frame_equal(table[plain[name].columns], plain[name])
+
+    def test_the_value_is_that_of_the_rating_that_counts(self, tmp_path: Path) -> None:
+        rows = [*self.rows(), ["c01", "p01", 5, "", "2020-01-01", "", "21", "late"]]
+        path = write_tsv(tmp_path / "r.tsv", rows, list(self.HEADER))
+        found = together(parts_of(path, tmp_path / "out", further=['de"vice']))
+        row = found[(found["customer_id"] == "c01") & (found["product_id"] == "p01")]
+        assert row['de"vice'].tolist() == ["late"]
+
+    def test_a_name_that_is_not_there_or_cannot_be_one_is_told(self, tmp_path: Path) -> None:
+        path = write_tsv(tmp_path / "r.tsv", some_rows())
+        with pytest.raises(
+            DataError, match="The ratings have no column genre; there are customer_id, product_id"
+        ):
+            ratings.read(path, further=["genre"])
+        with pytest.raises(DataError, match="Did you mean `review_date`"):
+            ratings.read(path, further=["review_dat"])
+        with pytest.raises(ParameterError, match="star_rating cannot be a further column"):
+            ratings.read(path, further=["star_rating"])
+
+
 class TestTidiness:
     def test_the_temporary_folder_goes_when_closed_or_forgotten(self, tmp_path: Path) -> None:
         path = write_tsv(tmp_path / "r.tsv", some_rows())
@@ -536,7 +609,7 @@ class TestSql:
         rows = [*some_rows(), ["c01", "p01", 3, "", "2016-01-01"], ["c02", "", 3, "", ""]]
         parts = parts_of(write_tsv(tmp_path / "r.tsv", rows), tmp_path / "out", seed=5)
         with duckdb.connect() as connection:
-            raw = pd.DataFrame(rows, columns=HEADER).astype(str).assign(line=range(len(rows)))
+            raw = pd.DataFrame(rows, columns=HEADER).astype(str).assign(line=range(len(rows)), further="")
             connection.register("raw", raw)
             connection.execute(
                 "CREATE VIEW limits AS SELECT 2 AS min_customer_ratings, 2 AS min_video_ratings"
@@ -549,7 +622,9 @@ class TestSql:
             videos = connection.execute("FROM videos ORDER BY video").df()
         for part in ("validate", "test"):
             expected = (
-                frame[frame["part"] == part].drop(columns=["part", "random_order"]).reset_index(drop=True)
+                frame[frame["part"] == part]
+                .drop(columns=["part", "random_order", "further"])
+                .reset_index(drop=True)
             )
             pd.testing.assert_frame_equal(parts[part], expected, check_dtype=False)
         assert len(frame) == len(some_rows())

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib import features, fm
+from lib.design import Design
 from lib.errors import DataError, ModelError, ParameterError
 from lib.recommend import Recommender
 
@@ -178,9 +179,80 @@ def test_one_who_is_not_known_is_told_with_a_hint(customers: pd.DataFrame, video
 
 
 def test_a_model_and_tables_that_do_not_fit_are_told(customers: pd.DataFrame, videos: pd.DataFrame) -> None:
-    with pytest.raises(ModelError, match="46 features, but there are 5 customers and 40 videos"):
+    with pytest.raises(ModelError, match=r"46 features, but there are 5 customers and 40 videos"):
         Recommender(model_of(), customers[:5], videos)
     with pytest.raises(DataError, match="must hold every number from 0 once"):
         Recommender(model_of(), customers[1:], videos)
     with pytest.raises(DataError, match="videos has no column product_id; it has video"):
         Recommender(model_of(), customers, videos[["video"]])
+
+
+# --- with side features --------------------------------------------------------------------------------
+
+
+def designed(videos: pd.DataFrame, customers: pd.DataFrame, asked: list[str]) -> tuple[Design, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    pair = rng.choice(CUSTOMERS * VIDEOS, 90, replace=False)
+    train = pd.DataFrame(
+        {
+            "customer": pair // VIDEOS,
+            "video": pair % VIDEOS,
+            "review_date": rng.choice(["2014-03-01", "2014-04-01", "2014-05-01"], 90, p=[0.2, 0.6, 0.2]),
+        }
+    )
+    videos = videos.assign(genre=["Drama, War" if n % 3 else "Comedy" for n in range(VIDEOS)])
+    return Design(customers, videos, asked, most_rated=8, weight=1.0).fit(train), train
+
+
+def model_for(design: Design, kind: str = "regressor") -> fm.Model:
+    random = np.random.default_rng(1)
+    linear = random.normal(0, 0.5, design.feature_dim)
+    return fm.Model(3.5, linear, random.normal(0, 0.5, (design.feature_dim, 4)), kind)
+
+
+@pytest.mark.parametrize("kind", ["regressor", "binary_classifier"])
+@pytest.mark.parametrize("asked", [[], ["genre"], ["rated"], ["month"], ["genre", "month", "rated"]])
+def test_scores_with_side_features_are_the_models_predictions(
+    customers: pd.DataFrame, videos: pd.DataFrame, asked: list[str], kind: str
+) -> None:
+    design, train = designed(videos, customers, asked)
+    model = model_for(design, kind)
+    context = {"month": "2014-05"} if "month" in asked else {}
+    for given, day in [(context, "2014-05-20"), ({}, "2014-04-01")]:
+        recommender = Recommender(model, customers, videos, train, design=design, context=given)
+        for customer in range(CUSTOMERS):
+            rows = pd.DataFrame({"customer": customer, "video": range(VIDEOS), "review_date": day})
+            expected = model.predict(design.transform(rows))
+            np.testing.assert_allclose(recommender.scores(customer), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_a_video_without_training_ratings_is_recommended_by_its_features(
+    customers: pd.DataFrame, videos: pd.DataFrame
+) -> None:
+    videos = videos.assign(genre=["Drama"] * 20 + ["Comedy"] * 20)
+    train = pd.DataFrame({"customer": np.repeat(range(CUSTOMERS), 5), "video": np.tile([0, 1, 2, 20, 21], 6)})
+    design = Design(customers, videos, ["genre"]).fit(train)
+    recommender = Recommender(model_for(design), customers, videos, design=design)
+    scores = recommender.scores("c0")
+    assert np.unique(scores[3:20]).size == np.unique(scores[22:]).size == 1
+    assert scores[3] != scores[22]
+    assert recommender.similar("p5", 30).head(16)["score"].tolist() == pytest.approx([1] * 16)
+
+
+def test_a_design_that_does_not_fit_is_told(customers: pd.DataFrame, videos: pd.DataFrame) -> None:
+    design, _ = designed(videos, customers, ["genre", "month"])
+    model = model_for(design)
+    with pytest.raises(ModelError, match=r"52 features, but there are 6 .* and its design where it has side"):
+        Recommender(model, customers, videos)
+    with pytest.raises(ModelError, match=r"46 features, but there are 6 .* and 6 columns of side features"):
+        Recommender(model_of(), customers, videos, design=design)
+    with pytest.raises(ModelError, match="6 customers and 40 videos, but the tables have 6 and 39"):
+        Recommender(model, customers, videos[:-1], design=design)
+    with pytest.raises(
+        ParameterError, match=r"The context names moth, which is no feature of a rating\. Did you mean"
+    ):
+        Recommender(model, customers, videos, design=design, context={"moth": "2014-05"})
+    with pytest.raises(ParameterError, match=r"The context names genre, .* There are month"):
+        Recommender(model, customers, videos, design=design, context={"genre": "War"})
+    with pytest.raises(ParameterError, match="A context needs a design"):
+        Recommender(model_of(), customers, videos, context={"month": "2014-05"})

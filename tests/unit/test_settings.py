@@ -33,6 +33,13 @@ def test_a_group_may_be_empty_and_then_has_its_defaults(name):
         ("ranges", {"num_factors": [2, 8]}, "does not tune"),
         ("ranges", {"epochs": 5}, "should be two numbers"),
         ("ranges", {"epochs": [0, 5]}, "`epochs` must be 1 or more"),
+        ("algorithm", "bayes", "`algorithm` cannot be 'bayes'. Did you mean `bayesian`?"),
+        ("extensions", {"early_stoping": 3}, "no key `early_stoping`. Did you mean `early_stopping`?"),
+        ("extensions", {"seeds": 0}, "`extensions.seeds` is 0"),
+        ("extensions", {"lr_finder": True}, "`extensions.lr_finder` is True"),
+        ("hyperparameters", {"local_seeds": 4}, "Give it as the parameter `extensions.seeds`."),
+        ("hyperparameters", {"local_algorithm": "bayesian"}, "Give it as the parameter `algorithm`."),
+        ("hyperparameters", {"local_seedz": 4}, "Did you mean `extensions.seeds`?"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(name, value, sentence):
@@ -53,6 +60,67 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(name, value, sentence):
 )
 def test_what_can_be_used_passes(name, value):
     assert settings.check(name, value) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"target": "aws", "algorithm": "bayesian"},
+            "`algorithm: bayesian` is a local extension, which SageMaker",
+        ),
+        ({"target": "aws", "extensions": {"seeds": 4}}, "`extensions.seeds: 4` is a local extension"),
+        ({"target": "aws", "tune": True, "extensions": {"early_stopping": 4}}, "is a local extension"),
+        ({"extensions": {"samples": 50}}, "`extensions.samples` has no meaning with `algorithm: adam`"),
+        ({"algorithm": "bayesian", "extensions": {"seeds": 2}}, "has no meaning with `algorithm: bayesian`"),
+        ({"extensions": {"fold": True}}, "`extensions.fold` needs `extensions.seeds` of 2 or more"),
+        ({"algorithm": "bayesian", "tune": True}, "leaves nothing to tune"),
+        (
+            {"tune": True, "ranges": {"factors_lr": [0.1, 1]}, "extensions": {"lr_finder": 0.1}},
+            "`extensions.lr_finder` and the range of `factors_lr` look for the same",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_sentence(values, sentence):
+    with pytest.raises(ParameterError) as refused:
+        settings.check_together(values)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"target": "aws", "algorithm": "adam", "extensions": {}},
+        {"target": "aws", "extensions": {"seeds": 1, "early_stopping": 0}},
+        {"target": "local", "algorithm": "bayesian", "extensions": {"samples": 50, "burn_in": 5}},
+        {"tune": False, "ranges": {"factors_lr": [0.1, 1]}, "extensions": {"lr_finder": 0.1}},
+        {"tune": True, "ranges": {"epochs": [5, 9]}, "extensions": {"lr_finder": 0.1, "seeds": 2}},
+    ],
+)
+def test_what_goes_together_passes(values):
+    assert settings.check_together(values) is None
+
+
+def test_extensions_become_hyperparameters_whose_names_sagemaker_does_not_know():
+    given = {"early_stopping": 5, "lr_finder": 0.1, "seeds": 2, "fold": True}
+    assert settings.local_hyperparameters("adam", given, target="local") == {
+        "local_early_stopping": "5",
+        "local_lr_finder": "0.1",
+        "local_seeds": "2",
+        "local_fold": "true",
+    }
+    assert settings.local_hyperparameters("bayesian", {}, target="local") == {"local_algorithm": "bayesian"}
+    assert settings.local_hyperparameters("adam", None, target="aws") == {}
+
+
+def test_the_groups_keys_and_defaults_are_those_of_the_engine():
+    from lib.fm.extensions import Extensions
+
+    defaults = Extensions().model_dump()
+    assert settings.CHOICES["algorithm"][0] == defaults.pop("algorithm")
+    assert settings.ExtensionSettings().model_dump() == defaults
 
 
 def test_the_words_of_source_are_those_that_collect_knows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import resource
 from pathlib import Path
 
@@ -94,6 +95,35 @@ def test_titles_come_from_a_second_table_and_the_order_stays(tmp_path, out):
     rows = converted(Table(ratings, titles=titles), out)[1:]
     assert [row[0] for row in rows] == [str(number) for number in range(5000)]
     assert [row[3] for row in rows] == [f"Title, {p}" if p < 40 else "" for p in products]
+
+
+def test_further_columns_come_from_the_ratings_or_the_titles(tmp_path, out):
+    ratings, titles = tmp_path / "ratings.csv", tmp_path / "titles.csv"
+    ratings.write_text("user,product_id,star_rating,my device,kind\nu,f1,3,tv,a\nv,f2,4,,b\nw,f9,4,pc,b\n")
+    titles.write_text('product_id,product_title,genre,kind\nf1,One,"Drama, War",x\nf2,Two,,y\n')
+    table = Table(
+        ratings, customer="user", titles=titles, further=("genre", "my device", "kind", "product_title")
+    )
+    assert converted(table, out) == [
+        ["customer_id", "product_id", "star_rating", "product_title", "genre", "my device", "kind"],
+        ["u", "f1", "3", "One", "Drama, War", "tv", "a"],
+        ["v", "f2", "4", "Two", "", "", "b"],
+        ["w", "f9", "4", "", "", "pc", "b"],
+    ]
+
+
+def test_a_further_column_that_neither_has_is_told(tmp_path, out):
+    ratings, titles = tmp_path / "ratings.csv", tmp_path / "titles.csv"
+    ratings.write_text("customer_id,product_id,star_rating\nu,f1,3\n")
+    titles.write_text("product_id,product_title,genre\nf1,One,War\n")
+    message = (
+        "The ratings have no column genres; there are customer_id, product_id, star_rating, product_title, genre. "
+        "Did you mean `genre`?"
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        convert(Table(ratings, titles=titles, further=("genres",)), out)
+    with pytest.raises(DataError, match="The ratings have no column review_date; there are customer_id"):
+        convert(Table(ratings, further=("review_date",)), out)
 
 
 def test_unix_times_become_days(tmp_path, out):

@@ -1,0 +1,86 @@
+"""A training job as its ways of training see it: settings, data, the log, and whether to stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from lib.errors import ParameterError
+from lib.fm.container import Channel
+from lib.fm.fit import SEED_VARIABLE
+from lib.fm.hyperparameters import Hyperparameters
+from lib.fm.log import Log
+from lib.fm.model import Model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job has trained.
+
+    Attributes
+    ----------
+    model : Model
+        The model.
+    metrics : dict of float
+        Its training metrics.
+    """
+
+    model: Model
+    metrics: dict[str, float]
+
+
+@dataclass
+class Job:
+    """A training job.
+
+    Attributes
+    ----------
+    hyperparameters : Hyperparameters
+        Checked.
+    given : tuple of str
+        The names of those that the user gave.
+    channels : dict of str to Channel
+        ``train`` and perhaps ``test``.
+    log : Log
+        Where what happens is written.
+    asked_to_stop : callable
+        Tells whether the job is to end with what it has.
+    started : float
+        When it began, in seconds since 1970.
+    """
+
+    hyperparameters: Hyperparameters
+    given: tuple[str, ...]
+    channels: dict[str, Channel]
+    log: Log
+    asked_to_stop: Callable[[], bool]
+    started: float = field(default_factory=time.time)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the first model: the environment variable REELBOOK_FM_SEED, or 0.
+
+        Raises
+        ------
+        ParameterError
+            It is no whole number of 0 or more.
+        """
+        text = os.environ.get(SEED_VARIABLE, "").strip() or "0"
+        if not text.isdecimal():
+            raise ParameterError(
+                f"The seed ({SEED_VARIABLE}) must be a whole number of 0 or more, not {text!r}."
+            )
+        return int(text)
+
+    @cached_property
+    def test(self) -> tuple[sparse.csr_matrix, np.ndarray] | None:
+        """Examples and labels of the channel ``test``; None without one."""
+        if "test" not in self.channels:
+            return None
+        return self.channels["test"].read(self.hyperparameters.feature_dim)
