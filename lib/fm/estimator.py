@@ -20,15 +20,15 @@ from lib.fm.predicting import Predicting
 
 DEFAULTS: Mapping[str, Any] = {
     "num_factors": 64,
-    "epochs": 80,
-    "mini_batch_size": 200,
+    "epochs": 16,
+    "mini_batch_size": 100,
     "bias_lr": 0.02,
     "bias_wd": 0.000001,
-    "linear_lr": 0.0007,
-    "linear_wd": 0.00003,
-    "factors_lr": 0.00015,
-    "factors_wd": 0.00001,
-    "factors_init_sigma": 0.005,
+    "linear_lr": 0.0026,
+    "linear_wd": 0.00007,
+    "factors_lr": 0.0007,
+    "factors_wd": 0.0009,
+    "factors_init_sigma": 0.01,
 }
 """Where the estimator differs from SageMaker's defaults: what the workflow's stage `03_train` ships."""
 
