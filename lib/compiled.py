@@ -1,10 +1,15 @@
 """What the modules with compiled loops share: numba's decorator, kept on disk, and a prefetch instruction.
 
-Numba throws kept machine code away when the file of the function changes, not when another file does.
+Numba throws kept machine code away when the file of the function changes, not when another file does whose
+functions and constants are compiled into it: `compiled` is told these.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -13,22 +18,38 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 
-def compiled(**options: Any) -> Any:
+def compiled(*, inlines: Sequence[ModuleType] = (), **options: Any) -> Any:
     """Decorate a function that numba compiles and keeps on disk, where there is a place to keep it.
 
     Parameters
     ----------
+    inlines : sequence of module
+        Modules whose functions or constants become part of the machine code; beside this one.
     **options
         Of ``numba.njit``.
     """
 
     def decorate(function: Any) -> Any:
         try:
-            return numba.njit(cache=True, **options)(function)
+            dispatcher = numba.njit(cache=True, **options)(function)
+            _discard_stale(dispatcher, inlines)
+            return dispatcher
         except RuntimeError:  # neither this folder nor the user's cache folder can be written to
             return numba.njit(**options)(function)
 
     return decorate
+
+
+def _discard_stale(dispatcher: Any, inlines: Sequence[ModuleType]) -> None:
+    """Remove the indexes of kept machine code that are older than a file which is compiled into it."""
+    files = [__file__, *(str(module.__file__) for module in inlines)]
+    changed = max(Path(file).stat().st_mtime_ns for file in files)
+    name = dispatcher.py_func.__qualname__.replace("<locals>", "*")
+    module = dispatcher.py_func.__module__.rpartition(".")[2]
+    for index in Path(dispatcher.stats.cache_path).glob(f"{module}.{name}-*.nbi"):
+        with contextlib.suppress(OSError):
+            if index.stat().st_mtime_ns < changed:
+                index.unlink()
 
 
 def compilations(*functions: Any) -> int:

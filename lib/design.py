@@ -100,6 +100,8 @@ class Design:
         for name, value in (("buckets", buckets), ("most_rated", most_rated), ("seed", seed)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise ParameterError(f"{name} must be a whole number from 0, not {value!r}.")
+        if seed >= 2**64:
+            raise ParameterError(f"seed must be below 2**64, not {seed}.")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= 1:
             raise ParameterError(f"weight must be a number above 0 and up to 1, not {weight!r}.")
         self.weight = float(weight)
@@ -152,7 +154,15 @@ class Design:
 
     @property
     def rated(self) -> sp.csr_matrix:
-        """What each customer rated, as far as it is used: bool-like float32 (customers + 1, videos)."""
+        """What each customer rated, as far as it is used: bool-like float32 (customers + 1, videos).
+
+        Raises
+        ------
+        DataError
+            The design is not fitted, or has no feature ``rated``.
+        """
+        if RATED not in {block.name for block in self._fitted}:
+            raise DataError("The design has no side feature rated.")
         return self._entities[RATED]
 
     def describe(self) -> pd.DataFrame:
@@ -282,7 +292,15 @@ class Design:
             The customer's number.
         context : mapping, optional
             Features of the rating by name, such as the month; what is missing is as in `typical`.
+
+        Raises
+        ------
+        DataError
+            There is no customer of that number.
         """
+        count = len(self._tables["customer"])
+        if not 0 <= customer < count:
+            raise DataError(f"There is no customer {customer}: they are numbered from 0 to {count - 1}.")
         codes = {"customer": np.array([customer]), "video": np.array([-1])}
         return self._matrix(codes, self.in_context(1, context))
 
@@ -296,9 +314,10 @@ class Design:
                     f"The context names {name}, which is no feature of a rating.",
                     hint=guess[0].upper() + guess[1:],
                 )
-        values = {**typical, **(context or {})}
         sources = {feature.name: feature.column for feature in self.features}
-        return pd.DataFrame({sources[name]: [value] * rows for name, value in values.items()})
+        values = {sources[name]: value for name, value in typical.items()}
+        values |= {sources[name]: value for name, value in (context or {}).items()}  # a given one wins
+        return pd.DataFrame({column: [value] * rows for column, value in values.items()})
 
     def exactly(self, customer: int, videos: np.ndarray, context: Mapping[str, Any] | None) -> sp.csr_matrix:
         """Return the rows of one customer and some videos (numbers): float32 (videos, feature_dim)."""
@@ -348,6 +367,13 @@ class Design:
             If the S3 URI cannot be read.
         """
         state, tables = design_files.read(place)
+        try:
+            return cls._restored(state, tables)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise design_files.damaged(place) from error
+
+    @classmethod
+    def _restored(cls, state: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Design:
         options = {name: state[name] for name in ("weight", "buckets", "most_rated", "seed")}
         trained = {}
         for owner in identities.IDS:

@@ -44,9 +44,11 @@ def write(place: str | Path, state: dict[str, Any], tables: dict[str, pd.DataFra
 
         with tempfile.TemporaryDirectory(prefix="reelbook-") as folder:
             write(folder, state, tables)
+            storage.delete_prefix(storage.join(str(place), STATE))
             for name in [*(f"{name}.parquet" for name in tables), STATE]:
                 storage.upload(Path(folder) / name, storage.join(str(place), name))
         return str(place)
+    (Path(place) / STATE).unlink(missing_ok=True)  # or a crash would leave it beside tables of another design
     for name, table in tables.items():
         with atomically(Path(place) / f"{name}.parquet") as partial:
             table.to_parquet(partial, index=False)
@@ -92,8 +94,13 @@ def _read(folder: Path, place: str) -> tuple[dict[str, Any], dict[str, pd.DataFr
             if name != "rated" or "rated" in state["features"]
         }
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise DataError(f"The design at {place} is damaged.", hint="Run 02_prepare again.") from error
+        raise damaged(place) from error
     return state, tables
+
+
+def damaged(place: str | Path) -> DataError:
+    """Return the error for a design whose files do not hold what they should."""
+    return DataError(f"The design at {place} is damaged.", hint="Run 02_prepare again.")
 
 
 def _is_uri(place: str | Path) -> bool:

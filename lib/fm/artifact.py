@@ -37,7 +37,7 @@ import numpy as np
 
 from lib.errors import ModelError
 from lib.fm import ndarrays, symbol
-from lib.fm.hyperparameters import validate
+from lib.fm.hyperparameters import known, validate
 from lib.fm.model import Model
 
 MEMBER = "model_algo-1"
@@ -46,6 +46,7 @@ LARGEST_MODEL = 8 * 2**30  # bytes
 
 _LARGEST_TEXT = 16 * 2**20  # bytes of meta.json and of symbol.json
 _COPY = 2**20
+_HEADERS = 2**16  # bytes, at most, of the parameters beside their numbers
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can tell
 
 _WEIGHTS, _BIAS, _FACTORS = "arg:w1_weight", "arg:w0_weight", "arg:v"
@@ -154,11 +155,12 @@ def _write_member(model: Model, stream: IO[bytes]) -> None:
         "num_factors": model.num_factors,
         "predictor_type": model.predictor_type,
     }
-    hyperparameters = validate({**model.training_parameters, **own})
+    foreign = {name: value for name, value in model.training_parameters.items() if not known(name)}
+    hyperparameters = validate({**model.training_parameters, **own, **dict.fromkeys(foreign)})
     meta = {
         "version": 1,
         "epoch_number": 1,
-        "training_parameters": hyperparameters.wire(),
+        "training_parameters": foreign | hyperparameters.wire(),
         "label_names": [symbol.LABEL],
     }
     arrays = {_WEIGHTS: model.linear[:, None], _BIAS: np.array([model.bias]), _FACTORS: model.factors}
@@ -166,7 +168,9 @@ def _write_member(model: Model, stream: IO[bytes]) -> None:
         archive.writestr(_zip_entry("meta.json"), json.dumps(meta))
         archive.writestr(_zip_entry("symbol.json"), symbol.write(hyperparameters))
         entry = _zip_entry("params")
-        entry.file_size = model.factors.nbytes + model.linear.nbytes  # so that zip64 is used where needed
+        row_ids = 2 * 8 * model.feature_dim
+        # so that zip64 is used where needed
+        entry.file_size = model.factors.nbytes + model.linear.nbytes + row_ids + _HEADERS
         with archive.open(entry, "w") as params:
             ndarrays.write(params, arrays, row_sparse=frozenset((_WEIGHTS, _FACTORS)))
     stream.seek(0, os.SEEK_END)

@@ -192,6 +192,8 @@ class Sampling:
         self.predictor_type = predictor_type
         self._classifier = predictor_type == "binary_classifier"
         self._seed = _whole("seed", 0 if seed is None else seed, 0)
+        if self._seed >= 2**63:
+            raise ParameterError(f"seed must be below 2**63, not {self._seed}.")
         self._threads = worker_threads.count(threads)
         self._round_ends = self._planned_rounds(rounds)
 
@@ -373,7 +375,7 @@ class Sampling:
         for name, value in scalars.items():
             self._traces.setdefault(name, [[] for _ in self._round_ends])[number].append(value)
         rows = np.linspace(0, len(self._labels) - 1, _TRACED_ROWS).astype(np.int64)
-        self._traced_outputs[number].append(self._chain.outputs[rows])
+        self._traced_outputs[number].append(self._chain.outputs[rows] + np.float32(self._chain.present.bias))
 
     def diagnostics(self) -> dict[str, Diagnostic]:
         """Return what the traces of the draws so far say of convergence, by the scalar's name.

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from lib.compiled import compiled
+from lib.errors import DataError
 from lib.fm.layout import Block
 
 #: What the data come in: rows (n, feature_dim) and their labels, float32 (n,).
@@ -83,8 +84,18 @@ class Planner:
             The rows; where its arrays fit they are used, not copied.
         labels : float32 array, shape (n,)
             Their labels.
+
+        Raises
+        ------
+        DataError
+            There are more values than can be counted in a block.
         """
         n, entries = X.shape[0], len(X.indices)
+        if entries >= _MOST_ENTRIES:
+            raise DataError(
+                f"{n:,} rows hold {entries:,} values, and at most {_MOST_ENTRIES:,} can be worked on at once.",
+                hint="Lower mini_batch_size.",
+            )
         starts = (X.indptr - X.indptr[0]).astype(np.uint32)
         features = np.ascontiguousarray(X.indices, np.int32).view(np.uint32)
         weighted = not (X.data == 1).all()

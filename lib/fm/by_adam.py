@@ -11,6 +11,9 @@ from lib.fm.early_stopping import EarlyStopping
 from lib.fm.fit import Training
 from lib.fm.hyperparameters import Hyperparameters
 from lib.fm.job import Job, Trained
+from lib.fm.metrics import loss_name
+
+_MUCH_WORSE = 1.5  # times the lowest loss of an epoch
 
 
 def train(job: Job) -> Trained | None:
@@ -22,7 +25,8 @@ def train(job: Job) -> Trained | None:
         Early stopping without test rows, data that cannot be learnt from, or a training that diverges.
     """
     extensions = job.hyperparameters.extensions
-    if extensions.early_stopping and job.test is None:
+    test = job.test  # read before the training: a mistake there is to cost no epochs
+    if extensions.early_stopping and test is None:
         raise ParameterError(
             "Early stopping watches the channel `test`, which the job does not have.",
             hint="Add the channel, or leave `local_early_stopping` out.",
@@ -64,6 +68,7 @@ def _train_one(job: Job, hyperparameters: Hyperparameters, number: int) -> Train
     metrics = _run(job, training, stopping, number)
     if not training.updates:
         return None
+    _warn_if_worse(job, metrics)
     if stopping is None or stopping.best_epoch is None:
         return Trained(training.finish(), metrics[max(metrics)])
     log.local(
@@ -115,6 +120,18 @@ def _run(
     return found
 
 
+def _warn_if_worse(job: Job, metrics: Mapping[int, dict[str, float]]) -> None:
+    """Say so when the last epoch's training loss is far above the lowest: near a divergence, yet finite."""
+    name = loss_name(job.hyperparameters.classifier)
+    losses = {epoch: of_epoch[name] for epoch, of_epoch in metrics.items()}
+    best, last = min(losses, key=lambda epoch: losses[epoch]), max(losses)
+    if losses[last] > _MUCH_WORSE * losses[best]:
+        job.log.warning(
+            f"The training {name} rose from {losses[best]:.4g} in epoch {best} to {losses[last]:.4g} in epoch {last}: "
+            "lower the learning rates."
+        )
+
+
 def _exhausted(stopping: EarlyStopping | None) -> bool:
     return stopping is not None and stopping.exhausted
 
@@ -136,7 +153,7 @@ def _averaged(job: Job, trained: list[Trained]) -> Trained:
 def _with_found_rates(job: Job) -> Hyperparameters:
     """Return the job's hyperparameters with the learning rates that the finder finds."""
     h = job.hyperparameters
-    X, y = job.channels["train"].read(h.feature_dim, keep_zeros=True, most_rows=lr_finder.MOST_ROWS)
+    X, y = job.read("train", keep_zeros=True, most_rows=lr_finder.MOST_ROWS)
     started = time.perf_counter()
     rows = X.shape[0]
     if rows == lr_finder.MOST_ROWS:

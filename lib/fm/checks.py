@@ -54,6 +54,29 @@ def wrong_class(labels: np.ndarray) -> int | None:
     return int(wrong.argmax()) if wrong.any() else None
 
 
+def check_classes(labels: np.ndarray, name: str, before: int = 0) -> None:
+    """Refuse a file's labels that are neither 0 nor 1.
+
+    Parameters
+    ----------
+    labels : float32 array, shape (n,)
+        The labels of some of its records.
+    name : str
+        What the error calls the file.
+    before : int
+        How many records are before them.
+
+    Raises
+    ------
+    DataError
+    """
+    if (wrong := wrong_class(labels)) is not None:
+        raise DataError(
+            f"A binary_classifier learns from labels 0 and 1, but record {before + wrong} of {name} has "
+            f"the label {labels[wrong]:g}."
+        )
+
+
 def scale_advice(X: sparse.csr_matrix) -> str:
     """Return a sentence of advice when features are not scaled, otherwise an empty string."""
     if not X.nnz:

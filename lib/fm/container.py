@@ -13,6 +13,7 @@ from scipy import sparse
 
 from lib import recordio
 from lib.errors import DataError, ParameterError, did_you_mean
+from lib.fm.checks import check_classes
 
 CHANNELS = ("train", "test")
 CONTENT_TYPE = "application/x-recordio-protobuf"
@@ -55,7 +56,12 @@ class Channel:
         return max(rows_read, round(self.nbytes / len(beginning) * counted))
 
     def read(
-        self, feature_dim: int, *, keep_zeros: bool = False, most_rows: int | None = None
+        self,
+        feature_dim: int,
+        *,
+        classifier: bool = False,
+        keep_zeros: bool = False,
+        most_rows: int | None = None,
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Return the examples, csr (n, feature_dim), and the labels, float32 (n,), of all files.
 
@@ -63,6 +69,8 @@ class Channel:
         ----------
         feature_dim : int
             Number of features.
+        classifier : bool
+            Whether labels must be 0 or 1.
         keep_zeros : bool
             Whether the zeros of dense records become stored entries.
         most_rows : int, optional
@@ -71,7 +79,8 @@ class Channel:
         Raises
         ------
         DataError
-            Foreign or damaged files, another number of features than ``feature_dim``, or no labels.
+            Foreign or damaged files, another number of features than ``feature_dim``, no labels, or a classifier's
+            that are not 0 or 1.
         """
         matrices: list[sparse.csr_matrix] = []
         labels: list[np.ndarray] = []
@@ -89,6 +98,8 @@ class Channel:
                 raise type(error)(error.message.replace(str(path), name), hint=error.hint) from None
             if y is None:
                 raise DataError(f"{name} has no labels.")
+            if classifier:
+                check_classes(y, name)
             matrices.append(X)
             labels.append(y)
         if len(matrices) == 1:
@@ -113,6 +124,8 @@ def channels_of(root: Path) -> dict[str, Channel]:
     """
     description = _json(root / "input" / "config" / "inputdataconfig.json", required=True)
     for name, channel in description.items():
+        if not isinstance(channel, dict):
+            raise ParameterError(f"inputdataconfig.json describes the channel `{name}` by no JSON object.")
         if name not in CHANNELS:
             raise ParameterError(
                 f"Factorization Machines has no channel `{name}`, only train and test.",
@@ -142,6 +155,8 @@ def host_of(root: Path) -> str:
     """
     description = _json(root / "input" / "config" / "resourceconfig.json")
     hosts = description.get("hosts") or []
+    if not isinstance(hosts, list):
+        raise ParameterError("resourceconfig.json has `hosts` that are no list.")
     if len(hosts) > 1:
         raise ParameterError(
             f"This engine trains on one host, but the job has {len(hosts)}.",
@@ -152,7 +167,13 @@ def host_of(root: Path) -> str:
 
 def _channel(root: Path, name: str) -> Channel:
     folder = root / "input" / "data" / name
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    paths = [path for path in found if not path.is_dir()]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"The channel `{name}` has {path.relative_to(folder).as_posix()}, which is no file."
+            )
     if not paths:
         raise DataError(f"The channel `{name}` has no files.")
     return Channel(paths, [f"{name}/{path.relative_to(folder).as_posix()}" for path in paths])

@@ -27,8 +27,8 @@ class Crew:
     ----------
     threads : int
         The most that work at the same time.
-    state : State
-        What they change.
+    width : int
+        Factors of a row of the state's table; see `layout.width_of`.
 
     Attributes
     ----------
@@ -36,12 +36,12 @@ class Crew:
         Seconds that compiling took so far; None when the machine code came from an earlier run.
     """
 
-    def __init__(self, threads: int, state: State) -> None:
+    def __init__(self, threads: int, width: int) -> None:
         self.compile_seconds: float | None = None
         self._threads = threads
-        self._state = state
+        self._width = width
         self._pace = Pace(threads)
-        self._work = layout.scratch(0, 0, state.width)
+        self._work = layout.scratch(0, 0, width)
 
     def pool(self) -> ThreadPoolExecutor:
         """Return threads for an epoch."""
@@ -50,13 +50,14 @@ class Crew:
     def kernel(self, weighted: bool) -> Any:
         """Return the kernel for values that are not all 1, or all 1; it is compiled if it has to be."""
         started = time.perf_counter()
-        kernel, compiled = kernels.load_training(self._state.width, weighted)
+        kernel, compiled = kernels.load_training(self._width, weighted)
         if compiled:
             self.compile_seconds = (self.compile_seconds or 0.0) + time.perf_counter() - started
         return kernel
 
     def train(
         self,
+        state: State,
         block: PlannedBlock,
         settings: layout.Settings,
         sums: np.ndarray,
@@ -71,6 +72,8 @@ class Crew:
 
         Parameters
         ----------
+        state : State
+            What they change.
         block : PlannedBlock
             The data.
         settings : layout.Settings
@@ -89,14 +92,14 @@ class Crew:
             self._pace = Pace(most)
         count = self._pace.choose()
         started = time.perf_counter()
-        arguments = (block.arrays, self._state.table, self._state.bias, settings, work, sums, first, last)
+        arguments = (block.arrays, state.table, state.bias, settings, work, sums, first, last)
         reached = run_together(kernel, arguments, count, pool)
         self._pace.learn(count, last - first, time.perf_counter() - started)
         return reached
 
     def _most_for(self, entries: float) -> int:
         """Return the threads for which work / threads + waiting · threads is least in such a batch."""
-        seconds = entries * (_ENTRY_SECONDS + _FACTOR_SECONDS * self._state.width)
+        seconds = entries * (_ENTRY_SECONDS + _FACTOR_SECONDS * self._width)
         return max(1, min(self._threads, int(math.sqrt(seconds / _WAIT_SECONDS))))
 
     def _scratch(self, block: PlannedBlock, batch_size: int) -> layout.Scratch:
@@ -104,12 +107,12 @@ class Crew:
         rows, entries = min(batch_size, block.rows), block.largest_batch if block.weighted else 0
         had_rows, had_entries = len(self._work.errors), len(self._work.owners)
         if had_rows < rows or had_entries < entries:
-            self._work = layout.scratch(max(rows, had_rows), max(entries, had_entries), self._state.width)
+            self._work = layout.scratch(max(rows, had_rows), max(entries, had_entries), self._width)
         return self._work
 
     def release(self) -> None:
         """Give the working memory back."""
-        self._work = layout.scratch(0, 0, self._state.width)
+        self._work = layout.scratch(0, 0, self._width)
 
 
 def run_together(kernel: Any, arguments: tuple[Any, ...], threads: int, pool: ThreadPoolExecutor) -> int:

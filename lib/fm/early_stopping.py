@@ -20,7 +20,7 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int
-        Epochs without a lower loss after which `exhausted` is true; 1 or more.
+        Epochs without a lower loss after which `exhausted` is true; 0 only measures.
     X : csr_matrix, shape (n, feature_dim)
         The test rows.
     y : float32 array, shape (n,)
@@ -41,7 +41,7 @@ class EarlyStopping:
 
     def __init__(self, patience: int, X: Any, y: np.ndarray) -> None:
         if not X.shape[0]:
-            raise DataError("Early stopping has no test rows to watch.")
+            raise DataError("There are no test rows to watch.")
         self.patience = patience
         self.best_epoch: int | None = None
         self.best_loss = float("inf")
@@ -56,16 +56,21 @@ class EarlyStopping:
         loss = metrics[loss_name(classifier)]
         if loss < self.best_loss:
             self.best_epoch, self.best_loss = epoch, loss
-            self._best = training.snapshot(self._best)
+            if self.patience:
+                self._best = training.snapshot(self._best)
         self._last_epoch = epoch
         return metrics
 
     @property
     def exhausted(self) -> bool:
         """Whether ``patience`` epochs have passed since the best one."""
-        return self.best_epoch is not None and self._last_epoch - self.best_epoch >= self.patience
+        return (
+            self.patience > 0
+            and self.best_epoch is not None
+            and self._last_epoch - self.best_epoch >= self.patience
+        )
 
     @property
     def best(self) -> Any:
-        """The parameters of the best epoch, for `Training.model`; None before the first has ended."""
+        """The parameters of the best epoch, for `Training.model`; None before the first, or without patience."""
         return self._best

@@ -16,6 +16,7 @@ from lib.fm.fit import Training, seed_or_default
 from lib.fm.hyperparameters import Hyperparameters
 from lib.fm.labels import as_labels, as_targets, encoded, find_classes
 from lib.fm.matrices import as_csr, as_numbers
+from lib.fm.model import Model
 from lib.fm.predicting import Predicting
 
 DEFAULTS: Mapping[str, Any] = {
@@ -348,6 +349,11 @@ class FactorizationMachine(Predicting):
         begun = self.__sklearn_is_fitted__()
         if begun:
             self._checked_columns(X)
+            if self._classifying != hasattr(self, "classes_"):
+                raise ParameterError(
+                    f"The machine was fitted as another predictor_type than {self.predictor_type}.",
+                    hint="Use fit.",
+                )
         examples = self._examples(X)
         h = self._hyperparameters(examples.shape[1])
         labels = as_labels(y, examples.shape[0], type(self).__name__)
@@ -360,8 +366,8 @@ class FactorizationMachine(Predicting):
         training = self._training
         if training is None:
             training = Training(*rows, h, seed=seed_or_default(self.seed), threads=self.threads)
-            if self._model is not None:
-                training.restore(self._model)
+            if begun:
+                training.restore(self._compatible_model(h))
         else:
             training.continue_with(*rows)
         fitting.warn_of_scale(training)
@@ -370,10 +376,20 @@ class FactorizationMachine(Predicting):
             self._note_columns(X, examples.shape[1])
             self._note_classes(known)
             self.history_, self.n_iter_ = [], 0
-        self._training, self._model = training, None
+        self._training, self._model, self._sampling = training, None, None
         self.history_.extend(report.metrics for report in training.epoch(self.n_iter_) if report.ended)
         self.n_iter_ += 1
         return self
+
+    def _compatible_model(self, h: Hyperparameters) -> Model:
+        """Return the fitted model, if a training with these hyperparameters can go on from it."""
+        model = self.model_
+        if model.num_factors != h.num_factors:
+            raise ParameterError(
+                f"The fitted model has {model.num_factors} factors, num_factors is {h.num_factors}.",
+                hint="Set num_factors to the model's, or use fit.",
+            )
+        return model
 
     def _hyperparameters(self, columns: int) -> Hyperparameters:
         """Return the checked hyperparameters for so many columns."""

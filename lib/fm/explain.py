@@ -18,7 +18,7 @@ from scipy import sparse
 
 from lib.errors import ParameterError
 from lib.fm.matrices import all_finite, as_csr, in_words
-from lib.fm.names import Names
+from lib.fm.names import Names, is_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,8 @@ def explain(model: Model, row: Any, names: Sequence[Any] | None, n: int | None) 
     """Return the terms of a row's output; see `Model.explain`."""
     import pandas as pd
 
-    if n is not None and n < 1:
-        raise ParameterError(f"An explanation has at least one term, not {n}.")
+    if n is not None and not (is_number(n) and n >= 1):
+        raise ParameterError(f"An explanation has a whole number of terms, 1 or more, not {n!r}.")
     known = Names(model.feature_dim, names)
     features, values = one_row(row, known)
     vectors = model.factors[features].astype(np.float64) * values[:, None]
@@ -123,7 +123,10 @@ def one_row(row: Any, names: Names) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(row, Mapping):
         features = np.array([names.position(feature) for feature in row], np.int64)
-        values = np.array([float(value) for value in row.values()], np.float64)
+        try:
+            values = np.array([float(value) for value in row.values()], np.float64)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"The values of a row are numbers, but these are not: {error}.") from None
         if not all_finite(values):
             feature, value = next((f, v) for f, v in row.items() if not all_finite(np.array([float(v)])))
             raise ParameterError(

@@ -5,8 +5,8 @@ and `lib.jobs` does so before anything is submitted to AWS.  All are off by defa
 the model artifact.
 
 - ``local_algorithm``: ``adam``, as SageMaker trains, or ``bayesian``: Gibbs sampling (`lib.fm.bayesian`) of
-  ``local_burn_in`` sweeps and then ``local_samples`` draws.  Of the other hyperparameters only ``num_factors``
-  has an effect.
+  ``local_burn_in`` sweeps and then ``local_samples`` more, which several rounds share; each round gives its first
+  ones to a burn-in of its own.  Of the other hyperparameters only ``num_factors`` has an effect.
 - ``local_early_stopping``: end the training after so many epochs without a lower loss on the test channel, and
   keep the weights of the best epoch (`lib.fm.early_stopping`).
 - ``local_lr_finder``: the share of the training's mini-batches that is first spent on looking for better
@@ -48,7 +48,7 @@ class Extensions(BaseModel):
     fold : bool
         Whether the average has ``num_factors`` factors, not ``seeds`` times as many.
     samples, burn_in : int
-        Draws of the Bayesian algorithm, and the sweeps before them.
+        Sweeps of the Bayesian algorithm after the first burn-in, and those of a burn-in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

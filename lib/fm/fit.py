@@ -24,6 +24,7 @@ SEED_VARIABLE = "REELBOOK_FM_SEED"
 _CHUNK_WORK = 300_000_000  # factor terms between two reports: a fraction of a second
 
 _GROUPS = ("bias", "linear", "factors")
+_SPREAD = {"normal": "sigma", "uniform": "scale", "constant": "value"}  # of an init method
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,19 @@ class Training:
         memory_bytes: int | None,
     ) -> None:
         from lib.fm.crew import Crew
-        from lib.fm.state import State
+        from lib.fm.layout import width_of
+        from lib.fm.state import State, require_memory
 
         self.hyperparameters = hyperparameters
         self._threads = thread_counts.count(threads)
         self._settings = _settings(hyperparameters)
-        self._state = State(hyperparameters, seed_or_default(seed))
         self._memory_bytes = memory_bytes
-        self._crew = Crew(self._threads, self._state)
+        require_memory(hyperparameters)
+        self._crew = Crew(self._threads, width_of(hyperparameters.num_factors))
+        self._crew.kernel(
+            source.weighted
+        )  # before the state takes its memory: a compiler that gets none hangs
+        self._state = State(hyperparameters, seed_or_default(seed))
         self._finished = False
         self._take(source)
 
@@ -167,7 +173,7 @@ class Training:
         from lib.fm.crew import Crew
 
         vars(self).update(state)
-        self._crew = Crew(self._threads, self._state)
+        self._crew = Crew(self._threads, self._state.width)
 
     def _take(self, source: Any) -> None:
         """Make a source the data of the epochs to come."""
@@ -266,7 +272,7 @@ class Training:
                 while done < block.batches:
                     publication = self._next_publication(batches_before + done) - batches_before
                     until = min(done + chunk, publication, block.batches)
-                    reached = self._crew.train(block, self._settings, sums, done, until, pool)
+                    reached = self._crew.train(self._state, block, self._settings, sums, done, until, pool)
                     if reached < until or not np.isfinite(self._state.bias).all():
                         raise self._diverged(number, batches_before + reached, block.arrays, reached)
                     done = until
@@ -387,6 +393,13 @@ class Training:
                 float((factors**2).sum(1).max(initial=0)),
             )
         group = max(_GROUPS, key=lambda name: _badness(sizes[_GROUPS.index(name)]))
+        if not self.updates:
+            return ModelError(
+                "The outputs of the first mini-batch are not finite numbers: its values, up to "
+                f"{np.abs(values).max(initial=0):.3g}, are too large for the initial {group}.",
+                hint=f"Scale the numeric features and the labels to a few units, or lower {group}_init_"
+                f"{_SPREAD[getattr(self.hyperparameters, f'{group}_init_method')]}.",
+            )
         return self._error(f"in epoch {epoch}, before batch {batch}", group)
 
     def _error(self, when: str, group: str) -> ModelError:
@@ -429,7 +442,7 @@ def _badness(size: float) -> float:
     return math.inf if math.isnan(size) else size
 
 
-def seed_or_default(seed: int | None) -> int:
+def seed_or_default(seed: int | None = None) -> int:
     """Return the seed: as given, or from the environment variable REELBOOK_FM_SEED, or 0.
 
     Raises

@@ -59,6 +59,8 @@ def train(
             h,
             share=beyond.lr_finder,
             batches=-(-X.shape[0] // h.mini_batch_size),
+            seed=seed,
+            threads=threads,
         )
         h = h.model_copy(update=dict(found.rates))
     models, histories = [], []

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.compiled import compilations, compiled, prefetch
+from lib.fm import metrics, random_numbers, triangles
 from lib.fm.metrics import (
     ABSOLUTE,
     CORRECT,
@@ -57,7 +58,8 @@ _AHEAD = 4  # entries whose partner is prefetched
 _LINE = 64  # bytes of a cache line
 _FEW = 0.75  # up to this share of m entries, the small system is the cheaper one
 
-_FAST = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
+_INLINED = (metrics, random_numbers, triangles)
+_FAST: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
 
 
 class Rows(NamedTuple):
@@ -126,7 +128,7 @@ def few(num_factors: int) -> int:
 # The rows of one feature
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _collect_pairs(columns, pairs, state, feature, first, last, H):  # type: ignore[no-untyped-def]
     """Fill H with the gradients, and in the column after them the residuals, of a feature's entries in rows of two."""
     table = state.table
@@ -151,7 +153,7 @@ def _collect_pairs(columns, pairs, state, feature, first, last, H):  # type: ign
         H[place, k + 1] = state.targets[columns.rows[entry]] - output
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _collect_wide(columns, state, feature, first, last, H):  # type: ignore[no-untyped-def]
     """Fill H with the gradients, and in the column after them the residuals, of a feature's entries in wider rows."""
     table, sums = state.table, state.sums
@@ -171,7 +173,7 @@ def _collect_wide(columns, state, feature, first, last, H):  # type: ignore[no-u
         H[place, k + 1] = state.residuals[row]
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _move_rows(columns, state, feature, change):  # type: ignore[no-untyped-def]
     """Bring the sums and residuals of a feature's rows to its new vector, then the vector itself."""
     table, sums = state.table, state.sums
@@ -193,7 +195,7 @@ def _move_rows(columns, state, feature, change):  # type: ignore[no-untyped-def]
         table[feature, f] += change[f]
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _collect(columns, pairs, state, wide, feature, first, last, H):  # type: ignore[no-untyped-def]
     """Fill H for some entries of a feature, whatever the rows."""
     if wide:
@@ -205,7 +207,7 @@ def _collect(columns, pairs, state, wide, feature, first, last, H):  # type: ign
 # The draw
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _draw_from_many(C, m, alpha, mean, precision, theta, noise, change):  # type: ignore[no-untyped-def]
     """Set ``change`` of θ to a draw through the Cholesky factor of Λ.
 
@@ -222,7 +224,7 @@ def _draw_from_many(C, m, alpha, mean, precision, theta, noise, change):  # type
     solve(C, m, change)
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def _draw_from_few(H, n, A, G, m, alpha, mean, precision, theta, noise, change):  # type: ignore[no-untyped-def]
     """Set ``change`` of θ to a draw through a system of n equations, for a feature with n < m entries.
 
@@ -259,7 +261,7 @@ def _draw_from_few(H, n, A, G, m, alpha, mean, precision, theta, noise, change):
         change[f] += moved / np.sqrt(precision[f])
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def sweep(columns, pairs, state, alpha, mean, precision, seed, number, first, last):  # type: ignore[no-untyped-def]
     """Draw the features from ``first`` up to, not including, ``last``.
 
@@ -319,7 +321,7 @@ def sweep(columns, pairs, state, alpha, mean, precision, seed, number, first, la
 # Over rows
 
 
-@compiled(**_FAST)
+@compiled(inlines=_INLINED, **_FAST)
 def outputs(rows, table, k, first, last, out, sums):  # type: ignore[no-untyped-def]
     """Compute the outputs without bias of the rows from ``first`` up to, not including, ``last``.
 
@@ -363,7 +365,7 @@ def outputs(rows, table, k, first, last, out, sums):  # type: ignore[no-untyped-
                 sums[row, f] = total[f]
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(inlines=_INLINED, nogil=True, error_model="numpy")
 def draw_latent(out, bias, labels, seed, number, first, last, targets):  # type: ignore[no-untyped-def]
     """Draw the latent numbers of a probit model: normal about output + bias, of the sign the label says.
 
@@ -387,7 +389,7 @@ def draw_latent(out, bias, labels, seed, number, first, last, targets):  # type:
             targets[row] = mean - normal_above(key, mean)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(inlines=_INLINED, nogil=True, error_model="numpy")
 def add_errors(out, bias, labels, classifier, first, last, sums):  # type: ignore[no-untyped-def]
     """Add the errors of some rows to the sums of the metrics.
 
@@ -417,7 +419,7 @@ def add_errors(out, bias, labels, classifier, first, last, sums):  # type: ignor
             sums[ABSOLUTE] += abs(error)
 
 
-@compiled(nogil=True, error_model="numpy")
+@compiled(inlines=_INLINED, nogil=True, error_model="numpy")
 def normal_probability(out):  # type: ignore[no-untyped-def]
     """Return Φ of each number: float64, the same shape (n,)."""
     result = np.empty(len(out), np.float64)
@@ -426,7 +428,7 @@ def normal_probability(out):  # type: ignore[no-untyped-def]
     return result
 
 
-@compiled(nogil=True)
+@compiled(inlines=_INLINED, nogil=True)
 def pair_up(rows, columns):  # type: ignore[no-untyped-def]
     """Return `Pairs` for rows of at most two entries."""
     stored = len(columns.rows)
@@ -444,7 +446,7 @@ def pair_up(rows, columns):  # type: ignore[no-untyped-def]
     return Pairs(features, values)
 
 
-@compiled(nogil=True)
+@compiled(inlines=_INLINED, nogil=True)
 def nearest_before(rows, d):  # type: ignore[no-untyped-def]
     """Return, for each feature, the nearest feature before it that shares a row with it, or -1: int64 (d,).
 
@@ -458,7 +460,7 @@ def nearest_before(rows, d):  # type: ignore[no-untyped-def]
     return nearest
 
 
-@compiled(nogil=True)
+@compiled(inlines=_INLINED, nogil=True)
 def field_ends(nearest):  # type: ignore[no-untyped-def]
     """Cut the columns into the fewest contiguous fields of which a row has at most one entry.
 

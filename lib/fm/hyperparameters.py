@@ -13,7 +13,8 @@ What AWS leaves open, and what is done here:
 - ``*_init_value`` has none either: the method ``constant`` without it is refused.
 - ``rescale_grad`` unset means 1 / mini_batch_size, ``eps`` unset 1e-8, as in MXNet's ``Module`` and ``Adam``;
   ``clip_gradient`` unset, zero or negative means no clipping, as in MXNet.
-- ``eps`` must be positive: it is what keeps a division by zero away.
+- ``eps`` must be positive, in float32 too: it is what keeps a division by zero away.
+- Numbers must fit into float32, in which the engine calculates, and counts into 31 bits.
 """
 
 from __future__ import annotations
@@ -21,21 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.errors import ParameterError, did_you_mean
 from lib.fm import extensions
 from lib.fm.extensions import Extensions
-from lib.fm.wire import (
-    Bool,
-    Float,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    first_problem,
-    text,
-    whole_number,
-)
+from lib.fm.wire import SMALLEST, Bool, Count, Float, NonNegativeFloat, PositiveFloat, first_problem, text
 
 DEFAULT_SCALE = 0.07  # MXNet's Uniform()
 DEFAULT_EPSILON = 1e-8  # MXNet's Adam()
@@ -77,11 +69,11 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    feature_dim: Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=2**31 - 1)]
-    num_factors: PositiveInt
+    feature_dim: Count
+    num_factors: Count
     predictor_type: Literal["regressor", "binary_classifier"]
-    epochs: PositiveInt = 1
-    mini_batch_size: PositiveInt = 1000
+    epochs: Count = 1
+    mini_batch_size: Count = 1000
     bias_lr: NonNegativeFloat = 0.1
     bias_wd: NonNegativeFloat = 0.01
     bias_init_method: InitMethod = "normal"
@@ -101,11 +93,11 @@ class Hyperparameters(BaseModel):
     factors_init_sigma: NonNegativeFloat = 0.001
     factors_init_value: Float | None = None
     clip_gradient: Float | None = None
-    eps: PositiveFloat | None = None
+    eps: Annotated[PositiveFloat, Field(ge=SMALLEST)] | None = None
     rescale_grad: Float | None = None
     use_bias: Bool = True
     use_linear: Bool = True
-    batch_metrics_publish_interval: PositiveInt = 500
+    batch_metrics_publish_interval: Count = 500
     hidden: dict[str, str] = Field(default_factory=dict, exclude=True)
     extensions: Extensions = Field(default_factory=Extensions, exclude=True)
 
@@ -184,6 +176,11 @@ def validate(values: Mapping[str, Any]) -> Hyperparameters:
         if checked.extensions.bayesian and not getattr(checked, name):
             raise ParameterError(f"The Bayesian algorithm has no model for `{name}: false`.")
     return checked
+
+
+def known(name: str) -> bool:
+    """Tell whether there is a hyperparameter of this wire name; those with an underscore are taken as such."""
+    return name in NAMES or name.startswith(("_", extensions.PREFIX))
 
 
 def to_wire(values: Mapping[str, Any], *, tuned: Iterable[str] = ()) -> dict[str, str]:

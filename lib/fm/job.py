@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +10,8 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from lib.errors import ParameterError
 from lib.fm.container import Channel
-from lib.fm.fit import SEED_VARIABLE
+from lib.fm.fit import seed_or_default
 from lib.fm.hyperparameters import Hyperparameters
 from lib.fm.log import Log
 from lib.fm.model import Model
@@ -71,16 +69,18 @@ class Job:
         ParameterError
             It is no whole number of 0 or more.
         """
-        text = os.environ.get(SEED_VARIABLE, "").strip() or "0"
-        if not text.isdecimal():
-            raise ParameterError(
-                f"The seed ({SEED_VARIABLE}) must be a whole number of 0 or more, not {text!r}."
-            )
-        return int(text)
+        return seed_or_default()
 
     @cached_property
     def test(self) -> tuple[sparse.csr_matrix, np.ndarray] | None:
         """Examples and labels of the channel ``test``; None without one."""
-        if "test" not in self.channels:
-            return None
-        return self.channels["test"].read(self.hyperparameters.feature_dim)
+        return self.read("test") if "test" in self.channels else None
+
+    def read(
+        self, channel: str, *, keep_zeros: bool = False, most_rows: int | None = None
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Return the examples and labels of a channel that the job has; see `Channel.read`."""
+        h = self.hyperparameters
+        return self.channels[channel].read(
+            h.feature_dim, classifier=h.classifier, keep_zeros=keep_zeros, most_rows=most_rows
+        )

@@ -28,8 +28,9 @@ from typing import Any
 import numba
 import numpy as np
 
+from lib import compiled as compiled_code
 from lib.compiled import compilations, compiled
-from lib.fm import barrier, vectors
+from lib.fm import barrier, layout, metrics, vectors
 from lib.fm.barrier import gather, wait
 from lib.fm.layout import CHUNK_ROWS, LINE_FLOATS, Block, Settings, moments_at, row_floats, scratch
 from lib.fm.layout import width_of as width_of
@@ -193,7 +194,8 @@ def _add_classifier_metrics(output, label, sums, chunk):  # type: ignore[no-unty
     return np.float32(probability) - label, 1.0 + small
 
 
-_SOURCES = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (barrier, vectors)))
+_INLINED = (barrier, vectors, layout, metrics, compiled_code)
+_SOURCES = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in _INLINED))
 
 
 @functools.cache

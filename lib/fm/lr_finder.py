@@ -107,6 +107,8 @@ def find(
     *,
     share: float,
     batches: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Found:
     """Look for the factor by which the learning rates are best multiplied.
@@ -123,6 +125,8 @@ def find(
         The trials' mini-batches as a share of the training's; but a trial has 8 at least, all together 472.
     batches : int, optional
         Mini-batches of an epoch of the training to come; by default X is all its data.
+    seed, threads : int, optional
+        As of `Training`.
     asked_to_stop : callable, optional
         Tells whether to end with what is known.
 
@@ -153,7 +157,7 @@ def find(
         for factor in sorted(factors[:count]):
             if asked_to_stop():
                 break
-            tried.append(_tried(part, hyperparameters, factor, length))
+            tried.append(_tried(part, hyperparameters, factor, length, seed, threads))
         trials += tried
         best = sorted(tried, key=lambda trial: trial.loss) or best
         factors = [trial.factor for trial in best]
@@ -194,7 +198,14 @@ class _Rows:
         return _Rows(compact(X), self.y[:count], compact(self.X_held), self.y_held)
 
 
-def _tried(rows: _Rows, hyperparameters: Hyperparameters, factor: float, length: int) -> Trial:
+def _tried(
+    rows: _Rows,
+    hyperparameters: Hyperparameters,
+    factor: float,
+    length: int,
+    seed: int | None,
+    threads: int | None,
+) -> Trial:
     """Train on the rows, again and again, for ``length`` mini-batches, with the rates multiplied by a factor."""
     rates = _rates(hyperparameters, factor)
     batches = -(-len(rows.y) // hyperparameters.mini_batch_size)
@@ -205,7 +216,9 @@ def _tried(rows: _Rows, hyperparameters: Hyperparameters, factor: float, length:
         "epochs": -(-length // batches),
         "batch_metrics_publish_interval": every,
     }
-    training = Training(rows.X, rows.y, hyperparameters.model_copy(update=changes))
+    training = Training(
+        rows.X, rows.y, hyperparameters.model_copy(update=changes), seed=seed, threads=threads
+    )
     classifier = hyperparameters.classifier
     lowest, best_after = math.inf, 0
     looked_at = 0

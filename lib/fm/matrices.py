@@ -41,6 +41,8 @@ def as_csr(X: Any, feature_dim: int, *, keep_zeros: bool = False) -> sparse.csr_
         if not X.has_canonical_format:
             X = X.copy()
             X.sum_duplicates()
+            if not all_finite(X.data):
+                _refuse_value(X, X.data)
         return X
     X = X.astype(np.float32, copy=False)
     if not keep_zeros:
@@ -81,7 +83,10 @@ def as_numbers(X: Any) -> Any:
         Not a matrix of numbers.
     """
     if hasattr(X, "columns") and hasattr(X, "sparse"):
-        X = X.sparse.to_coo()
+        try:
+            X = X.sparse.to_coo()
+        except ValueError as error:
+            raise ArrayError(f"The sparse table cannot be made a matrix: {error}.") from None
     if not sparse.issparse(X):
         try:
             X = np.asarray(X)

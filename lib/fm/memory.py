@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 
 from lib.errors import ModelError, ParameterError
@@ -15,11 +16,11 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still take: of the machine and of its control group.
+    """Return the bytes that this process can still take: of the machine, its control group and its own limit.
 
     None where the system does not say.
     """
-    found = [_of_the_machine(), *_of_the_control_groups()]
+    found = [_of_the_machine(), _of_the_process(), *_of_the_control_groups()]
     known = [size for size in found if size is not None]
     return max(0, min(known)) if known else None
 
@@ -34,6 +35,18 @@ def _of_the_machine() -> int | None:
             return None
     found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def _of_the_process() -> int | None:
+    """Return what is left of the process's address space, where it is limited (``ulimit -v``)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return limit
+    return limit - pages * resource.getpagesize()
 
 
 def _of_the_control_groups() -> list[int]:

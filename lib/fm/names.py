@@ -48,6 +48,11 @@ class Names:
             return
         self._names = np.fromiter(names, object, len(names))
         if len(names) == total:
+            if len(self._numbers) == total and not np.array_equal(self._numbers, np.arange(total)):
+                raise ParameterError(
+                    f"The {total} names may be in the order of all {what}s or of those given: it is not clear which.",
+                    hint=f"Give the {what}s in their order.",
+                )
             self._names = self._names[self._numbers]
         elif len(names) != len(self._numbers):
             some = f", {len(self._numbers)} of them in question" if len(self._numbers) < total else ""
@@ -77,8 +82,8 @@ class Names:
             found = np.flatnonzero(self._numbers == wanted)
             if not len(found):
                 raise ParameterError(
-                    f"There is no {self._what} {wanted} here: there are {len(self._numbers)}, "
-                    f"{self._numbers.min()} to {self._numbers.max()}."
+                    f"There is no {self._what} {wanted} here: there are {len(self._numbers)}"
+                    + (f", {self._numbers.min()} to {self._numbers.max()}." if len(self._numbers) else ".")
                 )
             return int(found[0])
         if self._names is None:

@@ -64,8 +64,10 @@ def normals(key, first, out, count):  # type: ignore[no-untyped-def]
 
 @compiled(nogil=True)
 def normal_above(key, bound):  # type: ignore[no-untyped-def]
-    """Draw a standard normal number that is at least ``bound`` (Robert 1995)."""
+    """Draw a standard normal number that is at least ``bound`` (Robert 1995); not finite if the bound is not."""
     position = 0
+    if not math.isfinite(bound):
+        return bound
     if bound < 0.5:
         while True:
             radius = math.sqrt(-2.0 * math.log(_unit(key, position)))

@@ -74,7 +74,7 @@ def parts(model: Model, what: Any) -> Parts:
         A matrix that does not fit the model.
     """
     d = model.feature_dim
-    if sparse.issparse(what) or np.ndim(what) == 2:
+    if sparse.issparse(what) or getattr(what, "ndim", 1) == 2 or _nested(what):
         X = as_csr(what, d)
         own = model.outputs(X) - np.float32(model.bias)
         rows = np.arange(X.shape[0])
@@ -88,7 +88,10 @@ def parts(model: Model, what: Any) -> Parts:
     if isinstance(what, slice):
         numbers = np.arange(d)[what]
         return Parts(numbers, model.linear[what], model.factors[what], numbers, d)
-    numbers = np.asarray(what if isinstance(what, np.ndarray) else list(what))
+    try:
+        numbers = np.asarray(what if isinstance(what, np.ndarray) else list(what))
+    except (TypeError, ValueError):
+        numbers = np.zeros((0, 0), np.int64)
     if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
         raise ParameterError("Features are given by number: a slice, a range, or whole numbers.")
     numbers = numbers.astype(np.int64)
@@ -98,6 +101,11 @@ def parts(model: Model, what: Any) -> Parts:
             f"There is no feature {numbers[outside][0]}: the model has {d}, numbered from 0."
         )
     return Parts(numbers, model.linear[numbers], model.factors[numbers], numbers, d)
+
+
+def _nested(what: Any) -> bool:
+    """Tell whether it is a sequence of sequences: rows, not numbers."""
+    return isinstance(what, (list, tuple)) and any(isinstance(one, (list, tuple, np.ndarray)) for one in what)
 
 
 def candidate_outputs(model: Model, row: Any, candidates: Parts, names: Names) -> np.ndarray:

@@ -72,7 +72,7 @@ class State:
         self.num_factors = k
         self.width = layout.width_of(k)
         floats = layout.row_floats(self.width)
-        memory.require(4 * floats * d, d, k)
+        require_memory(hyperparameters)
         self.bias = np.zeros(4)
         self._memory, self.table = _empty_table(d, floats)
         self._initialise(hyperparameters, np.random.default_rng(seed))
@@ -165,6 +165,17 @@ class State:
                 released = done
         self.table = self.table[:0].copy()
         return snapshot
+
+
+def require_memory(hyperparameters: Hyperparameters) -> None:
+    """Refuse a model whose parameters and moments are more than the memory that is available.
+
+    Raises
+    ------
+    ModelError
+    """
+    d, k = hyperparameters.feature_dim, hyperparameters.num_factors
+    memory.require(4 * layout.row_floats(layout.width_of(k)) * d, d, k)
 
 
 def _empty_table(feature_dim: int, floats: int) -> tuple[mmap.mmap, np.ndarray]:

@@ -21,7 +21,7 @@ from lib.errors import DataError
 from lib.fm import memory
 from lib.fm.ahead import made_ahead
 from lib.fm.blocks import Piece, PlannedBlock, Planner, cut, rows_between, rows_of_block
-from lib.fm.checks import scale_advice, wrong_class
+from lib.fm.checks import check_classes, scale_advice
 from lib.fm.layout import Block
 
 _PROBE_ROWS = 1024  # rows that tell how long rows are
@@ -136,11 +136,8 @@ class FileSource:
     def _checked(self, X: sparse.csr_matrix, y: np.ndarray | None, name: str, before: int) -> np.ndarray:
         if y is None:
             raise DataError(f"{name} has no labels.")
-        if self._classifier and (wrong := wrong_class(y)) is not None:
-            raise DataError(
-                f"A binary_classifier learns from labels 0 and 1, but record {before + wrong} of {name} has "
-                f"the label {y[wrong]:g}."
-            )
+        if self._classifier:
+            check_classes(y, name, before)
         largest = float(np.abs(X.data).max(initial=0))
         if largest > self._largest:
             self._largest = largest
@@ -253,6 +250,7 @@ class _SpilledBlocks:
             self._file.write(bytes(padding))
             fields.append((offset, array.dtype, len(array)))
             offset += array.nbytes + padding
+        self._file.flush()  # a full disk is to be told here
         self._index.append((self.nbytes, offset, block.largest_batch, fields))
         self.nbytes += offset
 

@@ -30,6 +30,8 @@ from lib.fm.metrics import evaluate
 
 LONGEST_REASON = 1024  # characters of SageMaker's FailureReason
 
+_NO_THREAD = "can't start new thread"  # what Python says when there is no memory for a thread's stack
+
 
 class _Stop:
     """Remembers that SIGTERM arrived while it is entered as a context."""
@@ -81,7 +83,9 @@ def _train(root: Path, log: Log, stop: _Stop) -> None:
     job = Job(checked, tuple(given), container.channels_of(root), log, lambda: stop.asked)
     try:
         _carry_out(job, root)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _NO_THREAD not in str(error):
+            raise
         raise ModelError(_out_of_memory(job), hint="Lower num_factors, or take fewer rows.") from None
 
 

@@ -22,7 +22,7 @@ from lib.compiled import compiled
 VECTOR = 8  # numbers that rows are padded to
 TILE_ROWS = 4
 
-_FAST = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
+_FAST: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
 
 
 @compiled(nogil=True)

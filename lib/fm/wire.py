@@ -9,6 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+LARGEST = 3.4028234663852886e38  # of float32, in which the engine calculates
+SMALLEST = 1.1754943508222875e-38  # its smallest normal number above 0
+
+_SHOWN = 60  # characters of a value that an error repeats
+
 
 def whole_number(value: Any) -> Any:
     """Read an integer from its wire format; refuse booleans and fractions."""
@@ -36,6 +41,8 @@ def number(value: Any) -> Any:
             raise ValueError("must be a number") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
+    if isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise ValueError(f"must be a number that float32 holds, at most {LARGEST:.3g}")
     return value
 
 
@@ -49,6 +56,7 @@ def truth(value: Any) -> Any:
 
 
 PositiveInt = Annotated[int, BeforeValidator(whole_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole_number), Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, BeforeValidator(whole_number), Field(ge=0)]
 Float = Annotated[float, BeforeValidator(number)]
 NonNegativeFloat = Annotated[float, BeforeValidator(number), Field(ge=0)]
@@ -93,4 +101,7 @@ def first_problem(error: ValidationError, given: Mapping[str, Any], prefix: str 
             wanted = str(context["error"])
         case _:
             wanted = f"is not usable ({problem['msg'].lower()})"
-    return f"The hyperparameter `{prefix}{name}` {wanted}, not {value!r}."
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}… ({len(shown):,} characters)"
+    return f"The hyperparameter `{prefix}{name}` {wanted}, not {shown}."

@@ -74,6 +74,12 @@ def write_arrow(
         raise RecordIOError("write_arrow needs either indices or one_hot.")
     if indices is not None and feature_dim is None:
         raise RecordIOError("With indices, write_arrow needs feature_dim, the number of columns.")
+    if feature_dim is not None and feature_dim < 1:
+        raise RecordIOError(f"feature_dim is {feature_dim}; it must be 1 or more.")
+    if one_hot is not None and (not one_hot or min(one_hot.values()) < 1):
+        raise RecordIOError(
+            f"one_hot names columns and how many values each has, 1 or more; not {one_hot!r}."
+        )
     count = thread_count.count(threads)
     first_row = 0
     for batch in _batches(data):

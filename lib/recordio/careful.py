@@ -81,12 +81,19 @@ class Careful:
             place = int(outside.argmax())
             block.refuse(
                 _record_of(place, entries_of_sparse),
-                f"has index {keys[place]}, outside its {columns:,} columns",
+                f"has index {keys.view(np.int64)[place]}, outside its {columns:,} columns",
+                hint="Indices count from 0" + (": raise feature_dim." if self.feature_dim else "."),
             )
         if not (finite := np.isfinite(values)).all():
-            block.refuse(
-                _record_of(int(finite.argmin()), row_ends), "holds a number that is not a finite float32"
+            place = int(finite.argmin())
+            record = _record_of(place, row_ends)
+            within = place - int(row_ends[record] - counts[record])
+            column = (
+                within
+                if dense[record]
+                else keys[int(np.cumsum(key_counts)[record] - key_counts[record]) + within]
             )
+            block.refuse(record, f"holds {values[place]:g} in column {column}, not a finite float32")
         index_type = np.int32 if max(columns, len(values)) <= np.iinfo(np.int32).max else np.int64
         indices = keys.astype(index_type)
         if dense.any():
@@ -94,6 +101,9 @@ class Careful:
         indptr = np.concatenate(([0], np.cumsum(counts))).astype(index_type)
         X = sp.csr_matrix((values, indices, indptr), shape=(n, columns))
         X.sum_duplicates()
+        if not (finite := np.isfinite(X.data)).all():
+            record = _record_of(int(finite.argmin()), X.indptr[1:])
+            block.refuse(record, "holds several numbers of one column whose sum is not a finite float32")
         return X
 
     def _check_columns(self, block: Block, shape: Ranges, dense_size: np.ndarray) -> int:

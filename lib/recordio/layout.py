@@ -36,7 +36,7 @@ LABEL_HEADER = b"\x12\x12" + ROW_NAME + b"\x12\x08\x12\x06\x0a\x04"
 LABEL_SIZE = len(LABEL_HEADER) + 4
 
 
-_VARINT = rb"([\x80-\xff]*[\x00-\x7f])"
+_VARINT = rb"([\x80-\xff]{0,9}[\x00-\x7f])"
 _HEAD = re.compile(rb"\x0a%b%b\x12%b\x12%b" % (_VARINT, ROW_NAME, _VARINT, _VARINT))
 _VALUES = re.compile(rb"\x0a" + _VARINT)
 _KEYS = re.compile(rb"\x12" + _VARINT)
@@ -102,6 +102,8 @@ def guess(payload: bytes) -> tuple[int | None, bool]:
     for field in (_VALUES, _KEYS):
         if found := field.match(features, at):
             at = found.end() + _number(found[1])
+            if at > len(features):
+                return None, labelled
             count = _number(found[1]) // 4 if field is _VALUES else None
     if shape := _SHAPE.match(features, at):
         return _number(shape[2]), labelled

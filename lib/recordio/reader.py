@@ -30,6 +30,8 @@ LARGEST_INT32 = np.iinfo(np.int32).max
 ROWS_AT_FIRST = 1 << 17
 """Rows of a batch that memory is taken for before it is known to have more."""
 
+_ENTRY_BYTES = 4  # that an entry has in a file at least
+
 
 def read(
     file: BinaryIO,
@@ -95,6 +97,7 @@ def iter_batches(
     if rows < 1:
         raise RecordIOError(f"A batch cannot have {rows} rows.")
     decoding = _Decoding(feature_dim, keep_zeros, thread_count.count(threads))
+    most_entries = _bytes_left(file) // _ENTRY_BYTES
     batch: _Rows | None = None
     for piece in decoding.pieces(file):
         first, count = 0, len(piece.row_ends)
@@ -102,7 +105,8 @@ def iter_batches(
         while first < count:
             if batch is None:
                 expected = min(rows, ROWS_AT_FIRST)
-                batch = _Rows(expected, 1.02 * expected * entries_each)
+                entries = min(1.02 * expected * entries_each, max(most_entries, len(piece.keys)))
+                batch = _Rows(expected, entries)
             last = min(count, first + rows - batch.count)
             batch.append(piece.rows(first, last))
             first = last
@@ -333,7 +337,7 @@ class _Decoding:
         record = block.data[start:][: FRAME + int(block.records(0, 1).payload()[0])].tobytes()
         columns, labelled = layout.guess(record[FRAME:])
         columns = self.feature_dim or columns
-        return None if columns is None else (columns, labelled)
+        return (columns, labelled) if columns else None
 
     def _decode(
         self, block: Block, size: int, arrays: _Arrays, columns: int, labelled: bool
@@ -354,6 +358,8 @@ class _Decoding:
         indptr = np.concatenate((np.zeros(1, np.int32), row_ends))
         X = sp.csr_matrix((values, keys, indptr), shape=(len(row_ends), columns))
         X.sum_duplicates()
+        if not np.isfinite(X.data).all():
+            return None  # to be refused carefully
         return _Piece(X.indptr[1:], X.indices, X.data, y, size)
 
 

@@ -271,7 +271,7 @@ def _check_csr(X: sp.csr_matrix, threads: int, first_row: int) -> int:
     columns = X.shape[1]
     indptr = X.indptr
     stored = min(len(X.indices), len(X.data))
-    counts = np.diff(indptr)
+    counts = np.diff(indptr.astype(np.int64, copy=False))
     if len(counts) != X.shape[0] or indptr[0] != 0 or counts.min(initial=0) < 0 or indptr[-1] > stored:
         raise RecordIOError(
             f"X is not a valid CSR matrix: its indptr does not rise from 0 to its {stored:,} entries."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -353,3 +354,32 @@ def test_ratings_that_do_not_fit_are_told() -> None:
         Design(customers(), videos()).transform(ratings())
     with pytest.raises(DataError, match="The column video must hold every number from 0 once"):
         Design(customers(), videos()[1:])
+
+
+def test_a_given_context_wins_over_what_is_typical_of_the_same_column() -> None:
+    made = fitted(["month", "review_date"])
+    assert made.in_context(1, {"month": "2014-08"})["review_date"].tolist() == ["2014-08"]
+
+
+def test_what_is_not_there_is_told() -> None:
+    made = fitted(["genre"])
+    with pytest.raises(DataError, match="no side feature rated"):
+        made.rated
+    with pytest.raises(
+        DataError, match=f"no customer {CUSTOMERS}: they are numbered from 0 to {CUSTOMERS - 1}"
+    ):
+        made.of_customer(CUSTOMERS)
+    with pytest.raises(ParameterError, match="seed must be below"):
+        fitted(["rated"], seed=2**64)
+    twice = videos().assign(product_id="p")
+    with pytest.raises(DataError, match="table of videos has the product_id p twice"):
+        Design(customers(), twice)
+
+
+def test_a_design_without_one_of_its_settings_is_damaged(tmp_path: Path) -> None:
+    fitted().save(tmp_path)
+    state = json.loads((tmp_path / "design.json").read_text())
+    for key in ("weight", "columns", "features"):
+        (tmp_path / "design.json").write_text(json.dumps({k: v for k, v in state.items() if k != key}))
+        with pytest.raises(DataError, match="damaged"):
+            Design.load(tmp_path)

@@ -119,13 +119,15 @@ def checked(reason: str) -> str:
 
 
 BAD_RECORDS = {
-    "nan": (record(tensor([NAN, 1], [1, 6], [10]), 3), "not a finite float32"),
-    "infinite": (record(tensor([1, -INFINITY], [1, 6], [10]), 3), "not a finite float32"),
+    "nan": (record(tensor([NAN, 1], [1, 6], [10]), 3), "holds nan in column 1, not a finite float32"),
+    "infinite": (record(tensor([1, -INFINITY], [1, 6], [10]), 3), "holds -inf in column 6, not a finite"),
+    "infinite, dense": (record(tensor([1] * 9 + [INFINITY]), 3), "holds inf in column 9, not a finite"),
+    "infinite as a sum": (record(tensor([3e38, 3e38], [1, 1], [10]), 3), "whose sum is not a finite"),
     "too large for float32": (
         record(tensor([1e300, 1], [1, 6], [10], double=True), 3),
         "not a finite float32",
     ),
-    "negative index": (record(tensor([1, 1], [1, -1], [10]), 3), "index"),
+    "negative index": (record(tensor([1, 1], [1, -1], [10]), 3), "has index -1, outside its 10 columns"),
     "negative index of 32 bits": (record(tensor([1, 1], [1, 2**32 - 1], [10]), 3), "index 4294967295"),
     "too large index": (record(tensor([1, 1], [1, 10], [10]), 3), "index 10, outside its 10 columns"),
     "too large index, no width": (record(tensor([1, 1], [1, 10]), 3), "index 10, outside its 10 columns"),
@@ -204,7 +206,7 @@ def test_a_feature_dim_that_is_too_small_or_too_large_for_the_data_is_told(job):
 
 @pytest.mark.parametrize(
     ("feature_dim", "num_factors", "needed"),
-    [(2**31 - 1, 1000, "25.8 TB"), (10, 10**9, "120 GB"), (10, 10**30, "PB")],
+    [(2**31 - 1, 1000, "25.8 TB"), (10, 10**9, "120 GB"), (2**31 - 1, 2**31 - 1, "PB")],
 )
 def test_memory_is_estimated_before_it_is_taken(job, feature_dim, num_factors, needed):
     job.hyperparameters(feature_dim=str(feature_dim), num_factors=str(num_factors))
@@ -218,6 +220,66 @@ def test_memory_is_estimated_before_it_is_taken(job, feature_dim, num_factors, n
 def test_a_feature_dim_that_is_none_is_refused(job, feature_dim):
     job.hyperparameters(feature_dim=feature_dim)
     assert "`feature_dim` must be" in checked(job.failure())
+
+
+LARGE = "1" + "0" * 4000
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("mini_batch_size", str(2**31), "must be 2147483647 or less"),
+        ("num_factors", LARGE, r"must be 2147483647 or less, not '10{58}… \(4,003 characters\)\.$"),
+        ("epochs", LARGE[:30], "must be 2147483647 or less"),
+        ("eps", "1e-46", "must be 1.17"),
+        ("factors_init_sigma", "1e308", "a number that float32 holds, at most 3.4e\\+38"),
+        ("linear_lr", "1e39", "a number that float32 holds"),
+    ],
+)
+def test_a_number_that_the_engine_cannot_hold_is_refused(job, name, value, why):
+    job.hyperparameters(**{name: value})
+    reason = checked(job.failure())
+    assert f"`{name}`" in reason
+    assert re.search(why, reason)
+
+
+def test_values_that_overflow_in_the_first_batch_are_told_as_such(job):
+    job.hyperparameters(feature_dim=str(FEATURES), mini_batch_size="4", factors_init_sigma="1e20")
+    reason = failure(job, good(9))
+    assert "the first mini-batch are not finite numbers: its values, up to 1, are too large" in reason
+    assert reason.endswith("lower factors_init_sigma.")
+
+
+def test_a_loss_that_rises_though_it_stays_finite_is_warned_of(job):
+    job.hyperparameters(feature_dim=str(FEATURES), mini_batch_size="4", epochs="9", linear_lr="10")
+    give(job, good(40, 3) + good(3, -3))
+    log = "\n".join(job.run())
+    assert re.search(r"WARNING .*The training rmse rose from .* lower the learning rates", log)
+
+
+@pytest.mark.parametrize("way", [{}, {"local_algorithm": "bayesian"}])
+def test_a_bad_test_channel_fails_before_the_training(job, way, capsys):
+    give(job, good(9, 1))
+    job.hyperparameters(feature_dim=str(FEATURES), predictor_type="binary_classifier", **way)
+    job.describe("inputdataconfig", {"train": {}, "test": {}})
+    assert "record 3 of test/part-0.pbr has the label 2" in failure(
+        job, good(3, 1) + good(1, 2), channel="test"
+    )
+    assert "#quality_metric" not in capsys.readouterr().out
+
+
+def test_malformed_configuration_is_told(job):
+    for channel in ("x", None, 5, []):
+        job.describe("inputdataconfig", {"train": channel})
+        assert "the channel `train` by no JSON object" in checked(job.failure())
+    job.describe("inputdataconfig", {"train": {}})
+    job.describe("resourceconfig", {"hosts": 5})
+    assert "`hosts` that are no list" in checked(job.failure())
+
+
+def test_a_link_to_nothing_is_named(job):
+    (job.root / "input" / "data" / "train" / "part-1.pbr").symlink_to("nowhere")
+    assert checked(job.failure()) == "ClientError: The channel `train` has part-1.pbr, which is no file."
 
 
 @pytest.mark.parametrize(("group", "rate"), [("linear", "1e25"), ("factors", "1e18")])

@@ -556,3 +556,29 @@ def test_features_that_are_not_scaled_are_warned_about():
     assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="Feature 1"):
         machine.partial_fit(X, [3, 4])
+
+
+def test_partial_fit_goes_on_only_from_a_model_that_fits():
+    X, y = np.eye(6, dtype=np.float32), np.arange(6, dtype=np.float32)
+    machine = fm.FactorizationMachine(num_factors=2, epochs=2).fit(X, y)
+    with pytest.raises(ParameterError, match="The fitted model has 2 factors, num_factors is 3"):
+        machine.set_params(num_factors=3).partial_fit(X, y)
+    with pytest.raises(ParameterError, match="fitted as another predictor_type than binary_classifier"):
+        machine.set_params(num_factors=2, predictor_type="binary_classifier").partial_fit(X, y > 2)
+
+
+def test_partial_fit_after_sampling_predicts_from_the_trained_model():
+    X, y = np.eye(6, dtype=np.float32), np.arange(6, dtype=np.float32)
+    machine = fm.FactorizationMachine(
+        num_factors=2, algorithm="bayesian", samples=8, burn_in=2, rounds=1
+    ).fit(X, y)
+    factors = machine.model_.num_factors
+    machine.set_params(algorithm="adam", samples=200, burn_in=20, rounds=None, num_factors=factors)
+    machine.partial_fit(X, y)
+    np.testing.assert_allclose(machine.predict(X), machine.model_.outputs(X), rtol=1e-6)
+
+
+def test_values_whose_products_overflow_end_a_classifier_s_sampling():
+    machine = fm.FactorizationMachine(num_factors=2, algorithm="bayesian", predictor_type="binary_classifier")
+    with pytest.raises(ModelError, match="diverged"):
+        machine.fit(np.full((4, 2), 1e25), [0, 1, 0, 1])

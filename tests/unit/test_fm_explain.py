@@ -98,5 +98,5 @@ def test_rows_that_cannot_be_explained_are_refused(row, names, error, message):
 
 
 def test_an_explanation_has_a_term():
-    with pytest.raises(ParameterError, match="at least one term, not 0"):
+    with pytest.raises(ParameterError, match="1 or more, not 0"):
         model_of().explain({0: 1}, n=0)

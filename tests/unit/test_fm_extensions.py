@@ -146,7 +146,7 @@ def test_early_stopping_keeps_the_best_of_an_error_that_turns_up():
 
 def test_early_stopping_without_rows_is_one_sentence():
     X, y = ratings(10)
-    with pytest.raises(DataError, match="has no test rows"):
+    with pytest.raises(DataError, match="no test rows"):
         EarlyStopping(3, X[:0], y[:0])
 
 

@@ -139,7 +139,7 @@ BAD_RECORDS = {
     ),
     "an index of 64 bits": (
         with_values(ONE + field(2, varint(2**64 - 1)) + field(3, b"\x04"), LABEL),
-        "has index 18446744073709551615, outside its 4 columns",
+        "has index -1, outside its 4 columns",
     ),
     "another width": (
         with_values(ONE + field(2, varint(2)) + field(3, b"\x05"), LABEL),
@@ -157,7 +157,7 @@ BAD_RECORDS = {
     ),
     "NaN": (
         with_values(field(1, struct.pack("<f", NAN)) + field(2, b"\x01") + field(3, b"\x04"), LABEL),
-        "holds a number that is not a finite float32",
+        "holds nan in column 1, not a finite float32",
     ),
     "a NaN label": (
         with_values(SPARSE, field(2, field(1, struct.pack("<f", NAN)))),
@@ -172,6 +172,10 @@ BAD_RECORDS = {
     "another label's name": (
         framed(entry(1, field(2, SPARSE)) + entry(2, LABEL, b"score")),
         "holds the label 'score', where only 'values' can be read",
+    ),
+    "a field beyond the record": (
+        framed(bytes.fromhex("0a100a06") + b"values" + bytes.fromhex("120512050a" + "ff" * 9 + "01")),
+        "is not a valid protobuf message",
     ),
     "no name": (framed(field(1, field(2, field(2, SPARSE)))), "holds a feature without a name"),
     "a name twice": (framed(entry(1, field(2, SPARSE)) * 2), "holds the feature 'values' twice"),
@@ -198,7 +202,7 @@ def test_a_bad_record_of_a_later_block_is_counted_from_the_file_s_start(tmp_path
     with path.open("rb") as file, pytest.raises(RecordIOError) as error:
         recordio.read(file)
     where = f"{path}: record {n} at byte {n * len(GOOD):,}"
-    assert str(error.value) == f"{where} has index 9, outside its 4 columns."
+    assert str(error.value) == f"{where} has index 9, outside its 4 columns. Indices count from 0."
 
 
 def test_a_label_after_records_without_is_refused() -> None:
@@ -274,3 +278,27 @@ def test_damaged_bytes_are_read_or_refused_but_nothing_else(
     assert np.isfinite(X.data).all()
     assert y is None or len(y) == X.shape[0]
     assert X.indices.size == 0 or 0 <= X.indices.min() <= X.indices.max() < X.shape[1]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_width_of_0_is_refused_by_both_decoders(loaded: bool) -> None:
+    """Whether the kernels are loaded makes no difference."""
+    if loaded:
+        recordio.prepare()
+    width_0 = framed(entry(1, field(2, field(3, b"\x00"))))
+    with pytest.raises(RecordIOError, match=r"no columns|has no features"):
+        read(width_0 * 3)
+
+
+def test_long_rows_of_a_small_file_take_memory_as_the_file_has_it() -> None:
+    content = written(np.ones((2, 500_000), np.float32))
+    (X, _), *more = recordio.iter_batches(io.BytesIO(content))
+    assert (X.shape, more) == ((2, 500_000), [])
+
+
+def test_an_indptr_that_wraps_around_is_refused() -> None:
+    X = sp.csr_matrix((43, 5), dtype=np.float32)
+    X.indptr = (np.arange(44) * 100_000_000).astype(np.int64).astype(np.int32)
+    X.indptr[-1] = 0
+    with pytest.raises(RecordIOError, match="indptr does not rise"):
+        written(X)

@@ -43,6 +43,9 @@ def test_names_and_kinds_are_read() -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
+        (None, "a list of names"),
+        (5, "a list of names"),
+        ([":category"], "a list of names"),
         ("genre", r"a list of names, not 'genre'\. Write them like \[month, rated\]"),
         (["genre", 3], "a list of names"),
         ([" "], "a list of names"),
@@ -185,7 +188,8 @@ def test_the_logarithm_tames_a_long_tail() -> None:
     np.testing.assert_allclose(X, [-1, 0, 1], atol=1e-4)
     assert float(column.typical) == pytest.approx(1)
     with pytest.raises(
-        DataError, match=r"Row 1 has x -3, which has no place on a logarithmic scale\. Ask for x:number"
+        DataError,
+        match=r"The column x holds -3, which has no place on a logarithmic scale\. Ask for x:number",
     ):
         column.encode(pd.Series([1, -3]))
 
@@ -233,3 +237,29 @@ def test_values_stay_within_one_and_files_bring_the_same_columns(
     again = side_features.from_json(json.loads(json.dumps(columns.to_json())))
     assert again == columns
     assert (again.encode(values) != X).nnz == 0
+
+
+def test_the_typical_value_of_whole_numbers_with_gaps_has_its_column() -> None:
+    columns = fitted([1.0, None, 1.0, 2.0], "x:category")
+    assert columns.typical == "1"
+    np.testing.assert_array_equal(columns.encode(pd.Series([columns.typical])).toarray(), [[1, 0]])
+    np.testing.assert_array_equal(columns.encode(pd.Series(["1.0", "2"])).toarray(), [[1, 0], [0, 1]])
+
+
+def test_months_of_milliseconds_and_days_without_hyphens() -> None:
+    columns = fitted(["1394000000000", "20140305", "2014-03"], "month")
+    assert columns.names == ["month=2014-03"]
+    for none in ("14000000000", "9" * 30, "99991301", "1e300"):
+        assert columns.encode(pd.Series([none])).nnz == 0
+
+
+def test_dates_are_no_numbers() -> None:
+    dates = pd.Series(pd.to_datetime(["2020-01-01", None]))
+    assert side_features.look(dates) == "category"
+    with pytest.raises(DataError, match="holds dates, not numbers"):
+        fitted(dates, "x:number")
+
+
+def test_lists_in_the_cells_are_refused() -> None:
+    with pytest.raises(DataError, match="column x holds lists, not one value a row"):
+        fitted([["a"], ["b"]])
