@@ -29,6 +29,7 @@ from benchmarks.support.report import Report, figure, machine  # noqa: E402
 from lib import features  # noqa: E402
 
 PARTS = ("ours", "peers", "start", "stream", "end-to-end")
+_NOISE = 0.02  # of a short run's seconds: an epoch below this cannot be told from its set-up
 SGD = {"rate": 0.01, "l2_w": 1e-3, "l2_v": 1e-3, "epoch_counts": [1, 4], "epochs": 3}
 
 
@@ -264,6 +265,8 @@ class Bench:
         first, last = points[0], points[-1]
         kind = "cpu" if threads == 1 else "wall"
         seconds = (last[kind] - first[kind]) / (last["epochs"] - first["epochs"])
+        if seconds < _NOISE * first[kind]:
+            return [*shown, f"{n:,}", "–", "–", "not measurable: its set-up varies by more than an epoch"]
         rates[peer.name, k, size, threads] = n / seconds
         return [*shown, f"{n:,}", figure(seconds / n * 1e6), figure(n / seconds / 1e6), ""]
 
