@@ -169,6 +169,10 @@ def check(name: str, value: Any) -> None:
                 raise ParameterError(f"The hyperparameter `{key}` is set by the workflow.")
             _refuse_extension(key)
             _check_hyperparameter(key, setting)
+    elif name == "side_features" and value:
+        from lib import side_features
+
+        side_features.parse(value)
     elif name == "ranges":
         for key, bounds in value.items():
             check_range(key, bounds)

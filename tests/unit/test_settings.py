@@ -129,3 +129,9 @@ def test_the_words_of_source_are_those_that_collect_knows():
     for source in settings.CHOICES["source"]:
         if source not in ("generated", "file"):
             assert public_set(source).name == source
+
+
+def test_the_names_of_side_features_are_checked() -> None:
+    settings.check("side_features", ["month", "genre:categories"])
+    with pytest.raises(ParameterError, match="month has no kind to choose"):
+        settings.check("side_features", ["month:number"])
