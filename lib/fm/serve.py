@@ -7,6 +7,7 @@ transform how to send them.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from lib.fm import artifact, formats
 from lib.fm.model import Model
 
 LARGEST_REQUEST = 100 * 2**20  # bytes; the most that batch transform may send
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection that they might use again
 PAYLOAD_MB = 6  # what batch transform sends unless it is told otherwise
 
 
@@ -39,18 +41,59 @@ def main(root: str | Path = "/opt/ml", host: str = "127.0.0.1", port: int = 8080
     except ReelbookError as error:
         return _failed(str(error))
     try:
-        listener = socket.create_server((host, port))
+        listener = _listen(host, port)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).split(" (")[0]
         return _failed(f"The server cannot listen on {host}:{port}: {reason}.")
-    config = uvicorn.Config(application(model), log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        application(model),
+        log_level="warning",
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
     with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     return 0
+
+
+class _Server(uvicorn.Server):
+    """A server that sleeps until it is asked; uvicorn's own wakes ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Sleep until a signal says that the server is to leave."""
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._told.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal."""
+        super().handle_exit(sig, frame)
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._told.set)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address; asyncio turns off Nagle's delays only where the protocol is named."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _failed(sentence: str) -> int:

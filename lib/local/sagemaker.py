@@ -16,12 +16,23 @@ from typing import Any
 
 from lib.local import algorithm, inputs
 from lib.local.algorithm import refuse_unless, unsupported
+from lib.local.endpoints import Endpoints
 from lib.local.jobs import TrainingJobs
 from lib.local.logs import Logs
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
 from lib.local.serving import container_of, model_data_uri
-from lib.local.store import MODEL, TRAINING_JOB, TRANSFORM_JOB, TUNING_JOB, Kind, Page, Store
+from lib.local.store import (
+    ENDPOINT,
+    ENDPOINT_CONFIG,
+    MODEL,
+    TRAINING_JOB,
+    TRANSFORM_JOB,
+    TUNING_JOB,
+    Kind,
+    Page,
+    Store,
+)
 from lib.local.supervise import STOP_GRACE_SECONDS, JobQueue, end_leftovers
 from lib.local.transform import TransformJobs
 from lib.local.tuning import TuningJobs
@@ -49,11 +60,18 @@ _LISTINGS = {
     "ListTransformJobs": _Listing(TRANSFORM_JOB, "TransformJobSummaries", "CreationTime", True),
     "ListHyperParameterTuningJobs": _Listing(TUNING_JOB, "HyperParameterTuningJobSummaries", "Name", False),
     "ListModels": _Listing(MODEL, "Models", "CreationTime", True),
+    "ListEndpoints": _Listing(ENDPOINT, "Endpoints", "CreationTime", True),
+    "ListEndpointConfigs": _Listing(ENDPOINT_CONFIG, "EndpointConfigs", "CreationTime", True),
 }
 
 
 class SageMaker:
     """The local SageMaker.
+
+    Attributes
+    ----------
+    endpoints : Endpoints
+        What its Runtime passes requests on to.
 
     Parameters
     ----------
@@ -92,6 +110,7 @@ class SageMaker:
         self._training = TrainingJobs(jobs_folder, self._store, objects, logs, self._queue, grace)
         self._transform = TransformJobs(jobs_folder, self._store, objects, logs, self._queue)
         self._tuning = TuningJobs(self._store, self._training)
+        self.endpoints = Endpoints(jobs_folder, self._store, objects, logs)
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "CreateTrainingJob": self._training.create,
             "DescribeTrainingJob": self._training.describe,
@@ -104,13 +123,19 @@ class SageMaker:
             "DescribeTransformJob": self._transform.describe,
             "StopTransformJob": self._transform.stop,
             "CreateModel": self._create_model,
-            "DescribeModel": lambda params: self._store.get(MODEL, params["ModelName"]),
-            "DeleteModel": lambda params: self._store.delete(MODEL, params["ModelName"]),
+            "DescribeModel": self._getter(MODEL),
+            "DeleteModel": self._deleter(MODEL),
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
             "DeleteTags": lambda params: self._store.delete_tags(params["ResourceArn"], params["TagKeys"]),
-            "ListEndpoints": lambda _: {"Endpoints": []},
-            "ListEndpointConfigs": lambda _: {"EndpointConfigs": []},
+            "CreateEndpointConfig": self.endpoints.create_config,
+            "DescribeEndpointConfig": self._getter(ENDPOINT_CONFIG),
+            "DeleteEndpointConfig": self._deleter(ENDPOINT_CONFIG),
+            "CreateEndpoint": self.endpoints.create,
+            "DescribeEndpoint": self.endpoints.describe,
+            "UpdateEndpoint": self.endpoints.update,
+            "UpdateEndpointWeightsAndCapacities": self.endpoints.update_weights,
+            "DeleteEndpoint": self.endpoints.delete,
             **{operation: self._lister(listing) for operation, listing in _LISTINGS.items()},
         }
 
@@ -157,6 +182,7 @@ class SageMaker:
         self._tuning.recover()
         self._training.recover()
         self._transform.recover()
+        self.endpoints.recover()
 
     def close(self) -> None:
         """End all jobs, which become Failed, and close the state file."""
@@ -164,13 +190,22 @@ class SageMaker:
         self._tuning.close()
         self._training.close()
         self._transform.close()
+        self.endpoints.close()
         self._queue.join(_CLOSE_SECONDS)
         self._tuning.join(_CLOSE_SECONDS)
         self._store.close()
 
     def busy(self) -> bool:
-        """Whether a job runs or waits to run."""
-        return self._queue.busy() or self._tuning.busy()
+        """Whether a job runs or waits to run, or an endpoint changes."""
+        return self._queue.busy() or self._tuning.busy() or self.endpoints.busy()
+
+    # ---- what is only kept
+
+    def _getter(self, kind: Kind) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return lambda params: self._store.get(kind, params[f"{kind.name}Name"])
+
+    def _deleter(self, kind: Kind) -> Callable[[dict[str, Any]], None]:
+        return lambda params: self._store.delete(kind, params[f"{kind.name}Name"])
 
     # ---- models
 

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from lib.local import answers, protocol
+from lib.local import answers, protocol, runtime
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
 from lib.local.s3 import S3, Call, split_path
@@ -82,6 +82,7 @@ def create_app(
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
+            await services.hang_up()
             await run_in_threadpool(services.close)
 
     app = Starlette(lifespan=lifespan)
@@ -103,6 +104,7 @@ class Services:
         self._s3 = S3(self._objects, Uploads(self._objects))
         logs = Logs(root)
         self._sagemaker = SageMaker(root, self._objects, logs)
+        self._runtime = runtime.Runtime(self._sagemaker.endpoints)
         self._calls: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
             "sagemaker": self._sagemaker.call,
             "logs": logs.call,
@@ -113,6 +115,10 @@ class Services:
     def start(self) -> None:
         """Take up what an earlier server left."""
         self._sagemaker.start()
+
+    async def hang_up(self) -> None:
+        """Close the connections to the endpoints' processes."""
+        await self._runtime.close()
 
     def close(self) -> None:
         """End all jobs and close all files."""
@@ -202,13 +208,17 @@ class Services:
         self, request: Request, signed: SignedRequest, claim: Claim, request_id: str
     ) -> Response:
         """Answer a call of an operation of any other service."""
+        is_invocation = claim.service == "sagemaker" and signed.raw_path != "/"
+        limit = runtime.MAX_BODY_BYTES if is_invocation else MAX_BODY_BYTES
         body = bytearray()
         async for data in request.stream():
             body += data
-            if len(body) > MAX_BODY_BYTES:
+            if len(body) > limit:
                 raise AwsError("RequestEntityTooLargeException", "The request is too large.", 413)
         content = bytes(body)
         verify(signed, claim, hashlib.sha256(content).hexdigest(), self._credentials)
+        if is_invocation:
+            return await self._runtime.answer(signed.raw_path, signed.headers, content)
         operation = answers.operation_name(signed, content)
         if claim.service == "sts" and operation == "GetCallerIdentity":
             return answers.caller_identity(self._account, request_id)

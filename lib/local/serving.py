@@ -90,6 +90,11 @@ class ModelServer:
         self._reader = threading.Thread(target=self._copy_output, args=(log,), daemon=True)
         self._reader.start()
 
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._child.running
+
     def wait_until_ready(self) -> None:
         """Wait for the first answer to ``/ping``.
 

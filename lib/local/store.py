@@ -107,7 +107,19 @@ MODEL = Kind(
     ("ValidationException", 'Cannot create already existing model "{arn}".'),
     ("ValidationException", 'Could not find model "{arn}".'),
 )
-KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL)
+ENDPOINT_CONFIG = Kind(
+    "EndpointConfig",
+    "endpoint-config",
+    ("ValidationException", 'Cannot create already existing endpoint configuration "{arn}".'),
+    ("ValidationException", 'Could not find endpoint configuration "{arn}".'),
+)
+ENDPOINT = Kind(
+    "Endpoint",
+    "endpoint",
+    ("ValidationException", 'Cannot create already existing endpoint "{arn}".'),
+    ("ValidationException", 'Could not find endpoint "{arn}".'),
+)
+KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def test_the_caller_is_named(local_aws: Server) -> None:
         ("cloudwatch", "list_metrics", {}),
         ("iam", "list_users", {}),
         ("sts", "assume_role", {"RoleArn": "arn:aws:iam::123456789012:role/x", "RoleSessionName": "xx"}),
-        ("sagemaker-runtime", "invoke_endpoint", {"EndpointName": "e", "Body": b""}),
+        ("sagemaker-runtime", "invoke_endpoint_async", {"EndpointName": "e", "InputLocation": "s3://b/k"}),
         ("ecr", "describe_repositories", {}),
         ("lambda", "list_functions", {}),
         ("dynamodb", "list_tables", {}),
