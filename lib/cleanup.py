@@ -5,6 +5,7 @@ Only what carries the run's own tag is listed, so nothing of anybody else is eve
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from lib.job_control import client, stem, wait_until_ended
+from lib.job_control import client, find, stem, wait_until_ended
 from lib.jobs import RUN_TAG
 
 
@@ -85,10 +86,13 @@ def remove(resources: list[Resource]) -> None:
     """Delete the models, endpoint configs and endpoints listed; stop the jobs listed.
 
     What has ended or gone since it was listed is passed over: stopping a tuning job stops its training jobs.
-    It waits for the stopped jobs to end, because until then they may still write.
+    It waits for endpoints that are being made, which cannot be deleted until they are, and for the stopped
+    jobs to end, because until then they may still write.
     """
     sagemaker = client()
     for resource in resources:
+        if resource.kind == "endpoint":
+            _wait_until_settled(resource.name)
         names = _KINDS[resource.kind]
         end: Callable[..., Any] = getattr(sagemaker, names["end"])
         try:
@@ -99,3 +103,13 @@ def remove(resources: list[Resource]) -> None:
     for resource in resources:
         if resource.kind.endswith(" job"):
             wait_until_ended(resource.kind.removesuffix(" job"), resource.name)
+
+
+def _wait_until_settled(endpoint: str, seconds: float = 900) -> None:
+    """Wait for an endpoint that is being made or changed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = find(client().describe_endpoint, EndpointName=endpoint)
+        if answer is None or not answer["EndpointStatus"].endswith("ing"):
+            return
+        time.sleep(0.5)

@@ -235,7 +235,7 @@ def refusals_explained(kind: str, name: str) -> Iterator[None]:
     """
     from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 
-    what = kind if kind == "model" else f"{kind} job"
+    what = f"{kind} job" if kind in _JOBS else kind
     try:
         yield
     except ClientError as error:

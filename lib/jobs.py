@@ -131,7 +131,7 @@ def train(
     identity = {"request": request, "inputs": _etags(train_uri, test_uri)}
 
     def create(name: str) -> None:
-        TrainingJob.create(training_job_name=name, tags=_tags(account, run_id, "train"), **_shapes(request))
+        TrainingJob.create(training_job_name=name, tags=tags(account, run_id, "train"), **_shapes(request))
 
     name = job_control.submit("training", run_id, "train", identity, create, length=63)
     rounds = fm_hyperparameters.validate(wire).rounds
@@ -206,7 +206,7 @@ def tune(
 
     def create(name: str) -> None:
         HyperParameterTuningJob.create(
-            hyper_parameter_tuning_job_name=name, tags=_tags(account, run_id, "tune"), **_shapes(request)
+            hyper_parameter_tuning_job_name=name, tags=tags(account, run_id, "tune"), **_shapes(request)
         )
 
     name = job_control.submit("tuning", run_id, "tune", identity, create, length=32)
@@ -249,23 +249,10 @@ def transform(
     JobFailed
         When the job fails or is stopped.
     """
-    from sagemaker.core.resources import Model, TransformJob
+    from sagemaker.core.resources import TransformJob
 
     limits = settings.validate(settings.TransformResources, transform, "transform")
-    image = limits.image_uri or _image_uri(account)
-    made_of = {"model_uri": model_uri, "image": image, "role": account.role_arn, **_vpc(account)}
-    model_name = job_control.job_name(run_id, "model", made_of, 63)
-    if not job_control.find(job_control.client().describe_model, ModelName=model_name):
-        with job_control.refusals_explained("model", model_name):
-            Model.create(
-                model_name=model_name,
-                execution_role_arn=account.role_arn,
-                primary_container=_shape(
-                    "ContainerDefinition", {"image": image, "model_data_url": model_uri}
-                ),
-                tags=_tags(account, run_id, "transform"),
-                **_shapes(_vpc(account)),
-            )
+    model_name = create_model(account, run_id, "transform", model_uri=model_uri, image_uri=limits.image_uri)
     resources = {"instance_type": limits.instance_type, "instance_count": limits.instance_count}
     output = {"accept": "application/jsonlines", "assemble_with": "Line"}
     if account.kms_key:
@@ -289,7 +276,7 @@ def transform(
     def create(name: str) -> None:
         to = {"transform_output": {**output, "s3_output_path": storage.join(output_uri, name)}}
         TransformJob.create(
-            transform_job_name=name, tags=_tags(account, run_id, "transform"), **_shapes({**request, **to})
+            transform_job_name=name, tags=tags(account, run_id, "transform"), **_shapes({**request, **to})
         )
 
     name = job_control.submit("transform", run_id, "transform", identity, create, length=63)
@@ -298,6 +285,41 @@ def transform(
     with job_control.objects_shown(predictions_uri, parts, progress) as show:
         job_control.wait("transform", name, show)
     return TransformResult(name, model_name, predictions_uri)
+
+
+def create_model(account: Account, run_id: str, stage: str, *, model_uri: str, image_uri: str = "") -> str:
+    """Make an artifact a model of SageMaker's, unless it is one, and return its name ``RUN-model-DIGEST``.
+
+    Parameters
+    ----------
+    stage : str
+        Its tag.
+    model_uri : str
+        The S3 URI of ``model.tar.gz``.
+    image_uri : str
+        The algorithm's image; by default SageMaker's own of the region.
+
+    Raises
+    ------
+    JobFailed
+        When SageMaker refuses it.
+    """
+    from sagemaker.core.resources import Model
+
+    image = image_uri or _image_uri(account)
+    made_of = {"model_uri": model_uri, "image": image, "role": account.role_arn, **_vpc(account)}
+    name = job_control.job_name(run_id, "model", made_of, 63)
+    if not job_control.find(job_control.client().describe_model, ModelName=name):
+        container = _shape("ContainerDefinition", {"image": image, "model_data_url": model_uri})
+        with job_control.refusals_explained("model", name):
+            Model.create(
+                model_name=name,
+                execution_role_arn=account.role_arn,
+                primary_container=container,
+                tags=tags(account, run_id, stage),
+                **_shapes(_vpc(account)),
+            )
+    return name
 
 
 def read_predictions(predictions_uri: str) -> np.ndarray:
@@ -467,10 +489,11 @@ def _shapes(request: dict[str, Any]) -> dict[str, Any]:
     return {name: convert(name, value) for name, value in request.items()}
 
 
-def _tags(account: Account, run_id: str, stage: str) -> list[Any]:
+def tags(account: Account, run_id: str, stage: str) -> list[Any]:
+    """Return the tags of what a stage of a run makes, as the SDK's resources take them."""
     # Plain dicts: the SDK's resources disagree on which of its two Tag classes they take.
-    tags = {**account.tags, RUN_TAG: run_id, STAGE_TAG: stage}
-    return [{"key": key, "value": value} for key, value in tags.items()]
+    pairs = {**account.tags, RUN_TAG: run_id, STAGE_TAG: stage}
+    return [{"key": key, "value": value} for key, value in pairs.items()]
 
 
 def _etags(*uris: str) -> dict[str, str]:

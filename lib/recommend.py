@@ -193,8 +193,26 @@ class Recommender:
         small = np.exp(-np.abs(outputs))  # the logistic function, without overflow
         return np.where(outputs >= 0, 1, small) / (1 + small)
 
+    def rows(self, customer: str | int) -> sp.csr_matrix:
+        """Return the rows of one customer with every video, for an endpoint: float32 (videos, feature_dim).
+
+        Raises
+        ------
+        DataError
+            If there is no such customer.
+        ModelError
+            If the recommender was made without a design.
+        """
+        if self._design is None:
+            raise ModelError("Rows need the design matrix.", hint="Give the Recommender its design.")
+        return self._design.exactly(self._customer(customer), np.arange(len(self._titles)), self._context)
+
     def top(
-        self, customer: str | int, n: int = 10, seen: Literal["exclude", "include"] = "exclude"
+        self,
+        customer: str | int,
+        n: int = 10,
+        seen: Literal["exclude", "include"] = "exclude",
+        scores: np.ndarray | None = None,
     ) -> pd.DataFrame:
         """Return the videos with the highest scores.
 
@@ -206,6 +224,8 @@ class Recommender:
             How many.
         seen : {"exclude", "include"}
             Whether to leave out what the customer has rated.
+        scores : array, shape (videos,), optional
+            What an endpoint answered to `rows`; by default the model's own `scores`.
 
         Returns
         -------
@@ -213,7 +233,8 @@ class Recommender:
             Indexed by ``rank`` from 1; columns ``title``, ``product_id``, ``score`` and ``ratings`` (how many
             the video has, if known).  Equal scores are in the order of the video's number.
         """
-        return self._ranked(self.scores(customer), n, self._candidates(customer, seen))
+        scores = self.scores(customer) if scores is None else scores
+        return self._ranked(scores, n, self._candidates(customer, seen))
 
     def bottom(
         self, customer: str | int, n: int = 10, seen: Literal["exclude", "include"] = "exclude"

@@ -208,6 +208,12 @@ class _Run:
             self._write()
             self._settle(record, error)
             return
+        if not_wanted := coming[0].not_wanted(values):
+            record.status, record.why, record.started = "skipped", not_wanted, None
+            self.kernels.forget(record.name)
+            self._write()
+            self.progress.ended(record)
+            return
         record.parameters = values
         self._write()
         for stage in coming:

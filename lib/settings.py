@@ -67,6 +67,14 @@ class TransformResources(Group):
         return self
 
 
+class EndpointResources(Group):
+    """What a real-time endpoint may use: the parameter ``endpoint``."""
+
+    instance_type: str = "ml.m5.large"
+    instance_count: int = Field(1, ge=1)
+    image_uri: str = ""
+
+
 class TuningLimits(Group):
     """How a tuning job searches: the parameter ``tuning``.  The local AWS searches at random."""
 
@@ -92,6 +100,7 @@ GROUPS: dict[str, type[Group]] = {
     "account": AccountSettings,
     "training": TrainingResources,
     "transform": TransformResources,
+    "endpoint": EndpointResources,
     "tuning": TuningLimits,
     "extensions": ExtensionSettings,
 }

@@ -32,18 +32,29 @@ class Stage:
         The notebook's file name without ``.ipynb``.
     when : mapping
         Values that parameters must have for the stage to run; empty: it always takes part.
+    only_if : mapping
+        Values that its own parameters must have when its turn comes, else it is skipped: what an earlier
+        stage publishes is not known before.
     trigger : str
         ``success``: it runs when no earlier stage has failed; ``always``: whatever happened before.
     """
 
     name: str
     when: Mapping[str, Any] = field(default_factory=dict)
+    only_if: Mapping[str, Any] = field(default_factory=dict)
     trigger: Literal["success", "always"] = "success"
 
     @property
     def condition(self) -> str:
         """Return ``when`` in words, such as ``tune is true``."""
         return " and ".join(f"{name} is {json.dumps(value)}" for name, value in self.when.items())
+
+    def not_wanted(self, values: Mapping[str, Any]) -> str:
+        """Return why the stage is not to run with these parameters, such as ``accepted is false``; ``""`` if it is."""
+        for name, wanted in self.only_if.items():
+            if values[name] != wanted:
+                return f"{name} is {json.dumps(values[name])}"
+        return ""
 
 
 STAGES = [
@@ -54,6 +65,7 @@ STAGES = [
     Stage("04_tune", when={"tune": True}),
     Stage("05_transform"),
     Stage("06_evaluate"),
+    Stage("07_deploy", when={"deploy": True}, only_if={"accepted": True}),
     Stage("08_clean_up", trigger="always"),
 ]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -41,9 +42,10 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_every_stage_completes_and_tuning_is_skipped(small_run):
+def test_every_stage_completes_but_for_tuning_and_deployment(small_run):
     states = {stage["name"]: stage["status"] for stage in record(small_run[0])["stages"]}
     assert states.pop("04_tune") == "skipped"
+    assert states.pop("07_deploy") == "skipped"
     assert set(states.values()) == {"completed"}
     assert record(small_run[0])["status"] == "completed"
 
@@ -107,6 +109,32 @@ def test_the_bayesian_algorithm_runs_through_the_same_notebooks(outputs, small_r
     assert done.returncode == 0, done.stdout + done.stderr
     scraps = record(outputs / "bayesian")["scraps"]
     assert scraps["rmse_compared"]["best reachable"] < scraps["rmse"] < scraps["baseline_rmse"]
+
+
+def test_an_accepted_model_is_deployed_and_cleaned_up_and_another_is_not(outputs, small_run):
+    deployed = {**SMALL, "deploy": True}
+    done = run_all(outputs, "--run-id", "deployed", "--to", "07_deploy", *options(deployed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    scraps = record(outputs / "deployed")["scraps"]
+    client = boto3.client("sagemaker")
+    endpoint = client.describe_endpoint(EndpointName=scraps["endpoint_name"])
+    assert endpoint["EndpointStatus"] == "InService"
+    assert endpoint["EndpointConfigName"] == scraps["endpoint_config_name"]
+    assert scraps["served_difference"] < 1e-4
+
+    again = run_all(outputs, "--run-id", "deployed", "--only", "07_deploy", *options(deployed))
+    assert again.returncode == 0, again.stderr
+    assert record(outputs / "deployed")["scraps"]["endpoint_name"] == scraps["endpoint_name"]
+
+    refused = run_all(
+        outputs, "--run-id", "deployed", "--from", "06_evaluate", *options({**deployed, "margin": 0.9})
+    )
+    assert refused.returncode == 0, refused.stderr
+    stages = {stage["name"]: stage for stage in record(outputs / "deployed")["stages"]}
+    assert (stages["07_deploy"]["status"], stages["07_deploy"]["why"]) == ("skipped", "accepted is false")
+    assert stages["08_clean_up"]["status"] == "completed"
+    names = [item["EndpointName"] for item in client.list_endpoints(NameContains="deployed")["Endpoints"]]
+    assert names == []
 
 
 def test_a_part_of_the_stages_goes_on_with_the_run_it_names(outputs, small_run):

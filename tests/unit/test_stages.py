@@ -257,6 +257,16 @@ def test_the_notebooks_that_publish_a_name_are_found():
 
 def test_the_workflow_tunes_or_trains_and_always_cleans_up():
     conditions = {stage.name: dict(stage.when) for stage in STAGES if stage.when}
-    assert conditions == {"03_train": {"tune": False}, "04_tune": {"tune": True}}
+    assert conditions == {
+        "03_train": {"tune": False},
+        "04_tune": {"tune": True},
+        "07_deploy": {"deploy": True},
+    }
+
+
+def test_a_stage_says_why_it_is_not_wanted():
+    stage = Stage("deploy", only_if={"accepted": True})
+    assert stage.not_wanted({"accepted": True, "other": 1}) == ""
+    assert stage.not_wanted({"accepted": False}) == "accepted is false"
     assert [stage.name for stage in STAGES if stage.trigger == "always"] == ["08_clean_up"]
     assert [stage.name for stage in STAGES] == sorted(stage.name for stage in STAGES)
