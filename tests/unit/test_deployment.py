@@ -53,7 +53,7 @@ def test_what_the_model_refuses_is_told_in_its_words(served):
     predictor = deployment.Predictor(served.endpoint_name)
     with pytest.raises(ModelError, match=r"did not answer: .*50"):
         predictor.predict(sp.csr_matrix(np.ones((1, 51), np.float32)))
-    with pytest.raises(ModelError, match="Endpoint nobody of account .* not found"):
+    with pytest.raises(ModelError, match=r"Endpoint nobody of account .* not found"):
         deployment.Predictor("nobody").predict(sp.csr_matrix(np.ones((1, 50), np.float32)))
 
 
@@ -72,7 +72,7 @@ def test_an_unknown_resource_is_refused(account, model_uri):
 def test_scores_that_differ_are_refused():
     wanted = np.array([1.0, 2.0, 3.0])
     assert deployment.check_agreement(wanted + 1e-6, wanted) == pytest.approx(1e-6)
-    with pytest.raises(ModelError, match="scores row 1 2.5, but it should be 2"):
+    with pytest.raises(ModelError, match=r"scores row 1 2\.5, but it should be 2"):
         deployment.check_agreement(np.array([1.0, 2.5, 3.0]), wanted)
     with pytest.raises(ModelError, match="scores row 0 nan"):
         deployment.check_agreement(np.array([np.nan, 2.0, 3.0]), wanted)
