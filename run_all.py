@@ -3,7 +3,7 @@
     run_all.py                            run everything with parameters/local.yaml
     run_all.py -f FILE -p NAME VALUE      with other parameters
     run_all.py --from STAGE               go on with the last run
-    run_all.py local start|status|stop|reset
+    run_all.py local start|status|env|stop|reset
     run_all.py lab
 
 This file is also started by Pythons that cannot run Reelbook, in order to say so: it must parse on Python 3.6,
@@ -125,7 +125,7 @@ def run_parser():
     parser = argparse.ArgumentParser(
         prog="run_all.py",
         description="Run the workflow, one notebook a stage, into outputs/RUN/.",
-        epilog="Other commands: run_all.py local start|status|stop|reset, and run_all.py lab.",
+        epilog="Other commands: run_all.py local start|status|env|stop|reset, and run_all.py lab.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -179,7 +179,7 @@ def positive(text):
 
 
 def local(arguments):
-    """Look after the local AWS: start, status, stop or reset."""
+    """Look after the local AWS: start, status, env, stop or reset."""
     from lib.local.__main__ import main as look_after
 
     return look_after(arguments, prog="run_all.py local")

@@ -22,16 +22,6 @@ LOCAL_REGION = "us-east-1"
 LOCAL_ROLE = "arn:aws:iam::123456789012:role/reelbook-local"
 
 _SDK_CONFIG = Path(__file__).with_name("sagemaker_config.yaml")
-_NO_PROXY = "127.0.0.1,localhost"
-_CLEARED_FOR_LOCAL = (
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_SESSION_TOKEN",
-    "AWS_SECURITY_TOKEN",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_USE_FIPS_ENDPOINT",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-)
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
@@ -144,21 +134,13 @@ def _connect_local(region: str) -> None:
     from lib import local
 
     server = local.start()
-    cleared = {name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")} | {*_CLEARED_FOR_LOCAL}
-    for name in cleared:
+    for name in local.CLEARED | {name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}:
         _set(name, None)
-    _set("AWS_ENDPOINT_URL", server.endpoint)
-    _set("AWS_ACCESS_KEY_ID", server.credentials.access_key)
-    _set("AWS_SECRET_ACCESS_KEY", server.credentials.secret_key)
-    _set("AWS_CONFIG_FILE", os.devnull)  # settings for AWS do not fit the local AWS
-    _set("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    _set("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in local.environment(server, region).items():
+        _set(name, value)
     for name in ("NO_PROXY", "no_proxy"):
         others = os.environ.get(name, "")
-        _set(name, f"{others},{_NO_PROXY}" if others else _NO_PROXY)
-    _set("SAGEMAKER_USER_CONFIG_OVERRIDE", str(_SDK_CONFIG))
-    _set("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(_SDK_CONFIG))
-    _set("SAGEMAKER_VALIDATE_ROLE", "false")
+        _set(name, f"{others},{local.NO_PROXY}" if others else local.NO_PROXY)
     _use(region, None)
 
 

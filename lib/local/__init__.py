@@ -10,6 +10,7 @@ A program that has called ``lib.aws.connect("local")`` talks to it by plain boto
 
 from __future__ import annotations
 
+from lib.local.environment import CLEARED, NO_PROXY, environment
 from lib.local.lifecycle import Server, reset, start, status, stop
 
-__all__ = ["Server", "reset", "start", "status", "stop"]
+__all__ = ["CLEARED", "NO_PROXY", "Server", "environment", "reset", "start", "status", "stop"]

@@ -7,6 +7,7 @@ import sys
 
 from lib import local
 from lib.errors import ReelbookError
+from lib.local.environment import as_exports
 from lib.local.home import Home
 
 
@@ -39,6 +40,7 @@ _ACTIONS = {
     "serve": "run it in the foreground",
     "start": "start it in the background, unless it is up",
     "status": "say whether it is up, and where",
+    "env": "print the variables that point AWS's clients at it; starts it unless it is up",
     "stop": "stop it and its jobs; objects and records stay",
     "reset": "stop it and delete its objects (the data of all runs), jobs, logs and credentials",
 }
@@ -49,6 +51,9 @@ def _run(action: str, root: str | None, port: int = 0) -> int:
         from lib.local.serve import serve
 
         serve(root, port)
+        return 0
+    if action == "env":
+        print(as_exports(local.environment(local.start(root))), end="")
         return 0
     if action in ("start", "status"):
         server = local.start(root, port) if action == "start" else local.status(root)

@@ -101,6 +101,11 @@ class Logs:
             "FilterLogEvents": self._filter_log_events,
         }
 
+    @property
+    def operations(self) -> list[str]:
+        """The names of the operations there are."""
+        return sorted(self._operations)
+
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Answer one operation of CloudWatch Logs; ``params`` and the answer have the API's members.
 

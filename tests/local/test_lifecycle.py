@@ -330,3 +330,29 @@ def test_it_can_be_served_in_the_foreground_until_interrupted(root: Path) -> Non
         assert server.pid == process.pid
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 0
+
+
+def test_the_variables_it_prints_point_any_program_at_it(root: Path) -> None:
+    script = (
+        'set -eu; eval "$("$0" -m lib.local env --root "$1")"; '
+        '"$0" -c "import boto3; boto3.client(\'s3\').create_bucket(Bucket=\'by-env\')"; echo "$NO_PROXY"'
+    )
+    elsewhere = {
+        "AWS_PROFILE": "mine",
+        "AWS_SESSION_TOKEN": "x",
+        "AWS_ACCESS_KEY_ID": "mine",
+        "NO_PROXY": "example.com",
+    }
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, str(root)],
+        env={**os.environ, **elsewhere},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "example.com,127.0.0.1,localhost\n"
+    server = local.status(root)
+    assert server
+    assert [bucket["Name"] for bucket in client(server).list_buckets()["Buckets"]] == ["by-env"]
