@@ -103,10 +103,15 @@ def _carry_out(job: Job, root: Path) -> None:
     job.log.train_metrics(trained.metrics)
     (root / "model").mkdir(parents=True, exist_ok=True)
     job.log.line(f"Saved the model to {artifact.save_member(model, root / 'model')}")
-    if job.test is not None and not job.asked_to_stop():
+    if job.test is not None and (_is_tuned(job) or not job.asked_to_stop()):
         X, y = job.test
         job.log.test_metrics(evaluate(model.outputs(X), y, model.classifier))
     job.log.metrics(job.started, {"totaltime": 1000 * (time.time() - job.started)})
+
+
+def _is_tuned(job: Job) -> bool:
+    """Whether a tuning job compares this one by its test metrics, also where it stops it early."""
+    return "_tuning_objective_metric" in job.hyperparameters.hidden
 
 
 def _out_of_memory(job: Job) -> str:

@@ -78,6 +78,11 @@ class TrainingJobs:
         Bounds how many jobs run at once.
     grace : float
         Seconds between SIGTERM and SIGKILL when a job is stopped.
+
+    Attributes
+    ----------
+    reporters : list of callable
+        Each is told a job's name, a metric's name and value, and the time, as the log comes to say them.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class TrainingJobs:
         self.logs = logs
         self.queue = queue
         self.grace = grace
+        self.reporters: list[Callable[[str, str, float, float], None]] = []
         self._lock = threading.Lock()
         self._runs: dict[str, _TrainingRun] = {}
 
@@ -335,7 +341,10 @@ class _TrainingRun:
             except ValueError:
                 continue
             if math.isfinite(value):
-                self._metrics[name] = {"MetricName": name, "Value": value, "Timestamp": time.time()}
+                now = time.time()
+                self._metrics[name] = {"MetricName": name, "Value": value, "Timestamp": now}
+                for report in self._jobs.reporters:
+                    report(self._name, name, value, now)
 
     def _upload(self, document: dict[str, Any]) -> None:
         model = self._folder / "ml" / "model"

@@ -179,8 +179,8 @@ class SageMaker:
     def start(self) -> None:
         """Clear up after a server that was killed: end its processes, mark its jobs as failed."""
         end_leftovers(self._jobs_folder)
-        self._tuning.recover()
         self._training.recover()
+        self._tuning.recover()
         self._transform.recover()
         self.endpoints.recover()
 

@@ -1,147 +1,270 @@
-"""What a tuning job tries next: the ranges of a request, and the strategies that draw from them.
+"""What a tuning job tries next: Bayesian, Random, Grid and Hyperband.
 
-(AWS: "Define Hyperparameter Ranges", "Hyperparameter scaling".)
+A proposal is a function of the seed and of the trials so far, nothing else: a server that was killed goes on as
+if it had not been, and jobs one after another are the same ones for the same seed.  Searching and halving are
+Optuna's (https://optuna.org): its multivariate tree of Parzen estimators, and its Hyperband pruner.
+
+(AWS: "Understand the hyperparameter tuning strategies available in Amazon SageMaker AI".)
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from lib.local.algorithm import unsupported
 from lib.local.protocol import AwsError
+from lib.local.ranges import Range, WordRange
 
-STRATEGIES = ("Random",)
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+    from optuna.trial import Trial as OptunaTrial
 
-_AUTO_LOGARITHMIC_SPAN = 100.0
+STRATEGIES = ("Bayesian", "Random", "Grid", "Hyperband")
+
+_STARTUP_TRIALS = 5  # drawn at random, the same ones as by Random
+_CANDIDATES = 64
+_REDUCTION_FACTOR = 3
+_MOST_GRID = 750
 
 
-@dataclass(frozen=True)
-class NumberRange:
-    """A range of numbers; ``draw`` maps a uniform number onto it by its scaling.
+@dataclass
+class Trial:
+    """A training job as a strategy sees it.
 
     Attributes
     ----------
-    low, high : float
-        Both ends belong to the range.
-    scaling : str
-        ``Linear``, ``Logarithmic`` or ``ReverseLogarithmic``.
-    integer : bool
-        Whether only whole numbers are drawn.
+    tuned : dict of str to str
+        Its hyperparameters.
+    value : float or None
+        Its final objective; None while it runs.
+    failed : bool
+        It has ended without an objective.
+    curve : list of float
+        The objective after each epoch, as far as it has got.
     """
 
-    name: str
-    low: float
-    high: float
-    scaling: str
-    integer: bool
-
-    def draw(self, uniform: float) -> str:
-        """Return the value at ``uniform`` in [0, 1), as the string that SageMaker passes on."""
-        # an integer stands for the interval up to the next one, so that each has its share
-        high = self.high + 1 if self.integer else self.high
-        if self.scaling == "Logarithmic":
-            value = math.exp(_between(math.log(self.low), math.log(high), uniform))
-        elif self.scaling == "ReverseLogarithmic":
-            value = 1 - math.exp(_between(math.log(1 - self.low), math.log(1 - high), uniform))
-        else:
-            value = _between(self.low, high, uniform)
-        value = min(max(value, self.low), self.high)
-        return str(math.floor(value)) if self.integer else repr(value)
-
-
-@dataclass(frozen=True)
-class WordRange:
-    """A list of words to choose from."""
-
-    name: str
-    values: tuple[str, ...]
-
-    def draw(self, uniform: float) -> str:
-        """Return the word at ``uniform`` in [0, 1)."""
-        return self.values[int(uniform * len(self.values))]
-
-
-Range = NumberRange | WordRange
+    tuned: dict[str, str]
+    value: float | None = None
+    failed: bool = False
+    curve: list[float] = field(default_factory=list)
 
 
 class RandomSearch:
-    """Proposes hyperparameters at random, the same ones for the same seed.
+    """Draws every hyperparameter from its range, whatever the others came to.
 
     Parameters
     ----------
-    ranges : list of Range
+    ranges : sequence of Range
         What is searched.
-    seed : int or None
-        The request's RandomSeed.
+    seed : int
     """
 
-    def __init__(self, ranges: list[Range], seed: int | None) -> None:
+    def __init__(self, ranges: Sequence[Range], seed: int) -> None:
         self._ranges = ranges
-        self._random = random.Random(seed)
+        self._seed = seed
 
-    def propose(self) -> dict[str, str]:
-        """Return the next hyperparameters to try."""
-        return {item.name: item.draw(self._random.random()) for item in self._ranges}
-
-
-def _between(low: float, high: float, share: float) -> float:
-    return low + (high - low) * share
+    def propose(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """Return the next hyperparameters to try, after these trials."""
+        chance = random.Random(f"{self._seed}/{len(trials)}")
+        return {item.name: item.draw(chance.random()) for item in self._ranges}
 
 
-def parse_ranges(ranges: dict[str, Any]) -> list[Range]:
-    """Read a request's ParameterRanges.
+class GridSearch:
+    """Goes through all combinations of words, in the order of the request.
 
-    ``Auto`` scaling is logarithmic for a positive range that spans a factor of 100 or more, else linear.
+    Parameters
+    ----------
+    ranges : sequence of WordRange
+
+    Attributes
+    ----------
+    size : int
+        How many combinations there are.
+    """
+
+    def __init__(self, ranges: Sequence[WordRange]) -> None:
+        self._ranges = ranges
+        self.size = math.prod(len(item.values) for item in ranges)
+
+    def propose(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """Return the combination after those that were tried."""
+        number, chosen = len(trials), {}
+        for item in reversed(self._ranges):
+            number, position = divmod(number, len(item.values))
+            chosen[item.name] = item.values[position]
+        return {item.name: chosen[item.name] for item in self._ranges}
+
+
+class BayesianSearch:
+    """Proposes what looks better than the best so far, given what all trials came to.
+
+    Parameters
+    ----------
+    ranges : sequence of Range
+    seed : int
+    minimize : bool
+        Whether the objective is better the lower it is.
+    parents : sequence of Trial
+        Trials of earlier tuning jobs, which count as this one's (warm start).
+    """
+
+    def __init__(
+        self, ranges: Sequence[Range], seed: int, *, minimize: bool, parents: Sequence[Trial] = ()
+    ) -> None:
+        self._ranges = ranges
+        self._seed = seed
+        self._minimize = minimize
+        self._parents = parents
+        self._random = RandomSearch(ranges, seed)
+
+    def propose(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """Return the next hyperparameters to try; trials that still run count as no better than the rest."""
+        if len(trials) + len(self._parents) < _STARTUP_TRIALS:
+            return self._random.propose(trials)
+        optuna = quiet_optuna()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=random.Random(f"{self._seed}/{len(trials)}").randrange(2**32),
+                n_startup_trials=0,
+                n_ei_candidates=_CANDIDATES,
+                multivariate=True,
+                constant_liar=True,
+            )
+        study = optuna.create_study(sampler=sampler, direction="minimize" if self._minimize else "maximize")
+        space = {item.name: _distribution(item) for item in self._ranges}
+        for trial in (*self._parents, *trials):
+            known = self._known(trial, space)
+            if known is not None:
+                study.add_trial(known)
+        asked = study.ask(space)
+        return {item.name: _drawn(item, asked.params[item.name]) for item in self._ranges}
+
+    def _known(self, trial: Trial, space: dict[str, Any]) -> FrozenTrial | None:
+        """Return a trial as Optuna keeps it; None where it is of no use here."""
+        optuna = quiet_optuna()
+        placed = {}
+        for item in self._ranges:
+            place = item.place(trial.tuned[item.name]) if item.name in trial.tuned else None
+            if place is None:  # a parent's range was another
+                return None
+            placed[item.name] = trial.tuned[item.name] if isinstance(item, WordRange) else place
+        state = optuna.trial.TrialState
+        if trial.value is None:
+            ended = state.FAIL if trial.failed else state.RUNNING
+            return optuna.trial.create_trial(state=ended, params=placed, distributions=space)
+        return optuna.trial.create_trial(value=trial.value, params=placed, distributions=space)
+
+
+Strategy = RandomSearch | GridSearch | BayesianSearch
+
+
+class Hyperband:
+    """Says which trials are not worth more epochs: halving in brackets of several budgets.
+
+    Parameters
+    ----------
+    lowest, highest : int
+        The epochs after which a trial may be ended at the earliest, and the epochs of a whole training.
+    minimize : bool
+    """
+
+    def __init__(self, lowest: int, highest: int, *, minimize: bool) -> None:
+        optuna = quiet_optuna()
+        self._asked: list[OptunaTrial] = []
+        self._study = optuna.create_study(
+            study_name="tuning",  # a trial's bracket is chosen by this name and the trial's number
+            direction="minimize" if minimize else "maximize",
+            pruner=optuna.pruners.HyperbandPruner(
+                min_resource=lowest, max_resource=highest, reduction_factor=_REDUCTION_FACTOR
+            ),
+        )
+
+    def gives_up(self, trial: Trial, number: int, count: int) -> bool:
+        """Whether a trial is to end after the last epoch of its curve; to be asked after every epoch.
+
+        Parameters
+        ----------
+        trial : Trial
+        number : int
+            Its place among all trials in the order of their start, from 0.
+        count : int
+            How many trials have started.
+        """
+        while len(self._asked) < count:
+            self._asked.append(self._study.ask())
+        asked = self._asked[number]
+        asked.report(trial.curve[-1], len(trial.curve) - 1)
+        return bool(asked.should_prune())
+
+
+def falls_behind(trial: Trial, others: Sequence[Trial], *, minimize: bool) -> bool:
+    """Whether a trial is worse after its last epoch than the median of the others' running averages up to it.
+
+    (AWS: "Stop Training Jobs Early", How Early Stopping Works.)
+
+    Parameters
+    ----------
+    trial : Trial
+    others : sequence of Trial
+        Those that came as far; the median of fewer than three says little, and ends nothing.
+    """
+    epochs = len(trial.curve)
+    averages = sorted(
+        sum(other.curve[:epochs]) / epochs
+        for other in others
+        if other is not trial and len(other.curve) >= epochs
+    )
+    if not epochs or len(averages) < _LEAST_COMPARED:
+        return False
+    middle = len(averages) // 2
+    median = averages[middle] if len(averages) % 2 else (averages[middle - 1] + averages[middle]) / 2
+    return trial.curve[-1] > median if minimize else trial.curve[-1] < median
+
+
+_LEAST_COMPARED = 3
+
+
+def grid_of(ranges: Sequence[Range]) -> GridSearch:
+    """Return the grid over ranges.
 
     Raises
     ------
     AwsError
-        ValidationException, for a range that is none or a scaling that does not fit it.
+        ValidationException for a range of numbers, or more combinations than a tuning job may have.
     """
-    if ranges.get("AutoParameters"):
-        raise unsupported("AutoParameters")
-    parsed: list[Range] = [
-        *(_parse_numbers(item, integer=True) for item in ranges.get("IntegerParameterRanges", [])),
-        *(_parse_numbers(item, integer=False) for item in ranges.get("ContinuousParameterRanges", [])),
-        *(
-            WordRange(item["Name"], tuple(item["Values"]))
-            for item in ranges.get("CategoricalParameterRanges", [])
-        ),
-    ]
-    names = [item.name for item in parsed]
-    if not parsed:
-        raise AwsError("ValidationException", "ParameterRanges names no hyperparameter to tune.")
-    for name in names:
-        if names.count(name) > 1:
-            raise AwsError("ValidationException", f"The hyperparameter {name} has more than one range.")
-    return parsed
+    words = [item for item in ranges if isinstance(item, WordRange)]
+    for item in ranges:
+        if not isinstance(item, WordRange):
+            text = (
+                f"Grid search takes categorical hyperparameters only, but {item.name} has a range of numbers."
+            )
+            raise AwsError("ValidationException", text)
+    grid = GridSearch(words)
+    if grid.size > _MOST_GRID:
+        text = f"The grid has {grid.size} combinations, but a tuning job at most {_MOST_GRID} training jobs."
+        raise AwsError("ValidationException", text)
+    return grid
 
 
-def _parse_numbers(item: dict[str, str], *, integer: bool) -> NumberRange:
-    name, scaling = item["Name"], item.get("ScalingType", "Auto")
-    try:
-        number = int if integer else float
-        low, high = float(number(item["MinValue"])), float(number(item["MaxValue"]))
-    except (ValueError, OverflowError):
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        kind = "whole numbers" if integer else "numbers"
-        raise AwsError(
-            "ValidationException",
-            f"The range of {name} is {item['MinValue']} to {item['MaxValue']}, but should be two {kind}, "
-            "the smaller first.",
-        )
-    if scaling == "Auto":
-        wide = low > 0 and high >= _AUTO_LOGARITHMIC_SPAN * low
-        scaling = "Logarithmic" if wide else "Linear"
-    if scaling == "Logarithmic" and low <= 0:
-        raise AwsError("ValidationException", f"Logarithmic scaling of {name} needs a range above 0.")
-    if scaling == "ReverseLogarithmic" and (integer or low < 0 or high >= 1):
-        raise AwsError(
-            "ValidationException",
-            f"ReverseLogarithmic scaling of {name} needs a continuous range within 0 <= x < 1.",
-        )
-    return NumberRange(name, low, high, scaling, integer)
+def quiet_optuna() -> Any:
+    """Return the package ``optuna``, which says only what is wrong."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _distribution(item: Range) -> Any:
+    optuna = quiet_optuna()
+    if isinstance(item, WordRange):
+        return optuna.distributions.CategoricalDistribution(item.values)
+    return optuna.distributions.FloatDistribution(0.0, 1.0)
+
+
+def _drawn(item: Range, value: Any) -> str:
+    return str(value) if isinstance(item, WordRange) else item.draw(float(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,8 @@ from sagemaker_kit import (
 
 from lib.local.jobs import LOG_GROUP
 from lib.local.protocol import AwsError
-from lib.local.strategies import RandomSearch, parse_ranges
+from lib.local.ranges import parse_ranges
+from lib.local.strategies import BayesianSearch, RandomSearch, Trial
 
 KIND = "HyperParameterTuningJob"
 LEARNING_RATE = {"Name": "factors_lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
@@ -129,7 +129,8 @@ def test_its_training_jobs_are_named_tuned_and_tagged(aws: Aws, completed: dict[
 
 def test_the_same_seed_proposes_the_same_hyperparameters(aws: Aws, completed: dict[str, Any]) -> None:
     search = RandomSearch(parse_ranges(completed[f"{KIND}Config"]["ParameterRanges"]), 7)
-    expected = [search.propose() for _ in range(3)]
+    trial = Trial({}, 1.0)
+    expected = [search.propose([trial] * number) for number in range(3)]
     assert [job["TunedHyperParameters"] for job in training_jobs(aws, "tuned")] == expected
 
 
@@ -172,8 +173,8 @@ def test_a_stopped_tuning_job_stops_its_training_jobs(aws: Aws) -> None:
     assert answer["HyperParameterTuningJobStatus"] == "Stopped"
     assert answer["TrainingJobStatusCounters"]["Stopped"] == 3
     assert [job["TrainingJobStatus"] for job in training_jobs(aws, "stopped")] == ["Stopped"] * 3
-    assert training_jobs(aws, "stopped", SortBy="FinalObjectiveMetricValue") == []
-    assert "BestTrainingJob" not in answer
+    measured = training_jobs(aws, "stopped", SortBy="FinalObjectiveMetricValue")
+    assert first in [job["TrainingJobName"] for job in measured]  # what it had learnt was measured
 
 
 def test_a_tuning_job_whose_training_jobs_all_fail_gives_up(aws: Aws) -> None:
@@ -204,16 +205,122 @@ def test_a_target_that_is_reached_ends_the_search(aws: Aws) -> None:
     assert answer["TrainingJobStatusCounters"]["Completed"] == 1
 
 
-def test_a_server_that_ends_leaves_no_tuning_job_in_progress(tmp_path: Path) -> None:
-    asked = request("interrupted", jobs=5, definition={"StaticHyperParameters": ENDLESS})
+def test_a_server_that_ends_and_comes_back_goes_on_where_it_was(tmp_path: Path) -> None:
+    asked = request(
+        "interrupted", jobs=4, parallel=2, definition={"StaticHyperParameters": hyperparameters(epochs=3000)}
+    )
     with Aws(tmp_path) as aws:
         aws.put_ratings()
         aws.call("CreateHyperParameterTuningJob", **asked)
+        while len(training_jobs(aws, "interrupted")) < 3:  # one has ended, two are under way
+            assert aws.describe(KIND, "interrupted")["HyperParameterTuningJobStatus"] == "InProgress"
     with Aws(tmp_path) as aws:
-        answer = aws.describe(KIND, "interrupted")
-        assert answer["HyperParameterTuningJobStatus"] == "Failed"
-        assert answer["FailureReason"].startswith("InternalServerError: ")
-        assert answer["TrainingJobStatusCounters"]["InProgress"] == 0
+        answer = aws.wait(KIND, "interrupted")
+        assert answer["HyperParameterTuningJobStatus"] == "Completed"
+        assert answer["TrainingJobStatusCounters"]["Completed"] == 4
+        repeated = answer["TrainingJobStatusCounters"]["RetryableError"]
+        assert 1 <= repeated <= 2
+        jobs = training_jobs(aws, "interrupted", MaxResults=100)
+        assert len(jobs) == 4 + repeated
+        search = RandomSearch(parse_ranges(answer[f"{KIND}Config"]["ParameterRanges"]), 7)
+        wanted = [search.propose([Trial({})] * number) for number in range(4)]
+        done = [job["TunedHyperParameters"] for job in jobs if job["TrainingJobStatus"] == "Completed"]
+        assert sorted(map(str, done)) == sorted(map(str, wanted))
+
+
+# ---- strategies
+
+CATEGORIES = {
+    "CategoricalParameterRanges": [
+        {"Name": "factors_init_method", "Values": ["normal", "uniform"]},
+        {"Name": "bias_init_method", "Values": ["normal", "uniform", "constant"]},
+    ]
+}
+
+
+def test_a_grid_tries_every_combination_once(aws: Aws) -> None:
+    asked = request("grid", config={"Strategy": "Grid", "ParameterRanges": CATEGORIES})
+    del asked[f"{KIND}Config"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
+    aws.call("CreateHyperParameterTuningJob", **asked)
+    answer = aws.wait(KIND, "grid")
+    assert answer["TrainingJobStatusCounters"]["Completed"] == 6
+    tried = {tuple(job["TunedHyperParameters"].values()) for job in training_jobs(aws, "grid")}
+    assert len(tried) == 6
+
+
+def test_bayesian_search_proposes_the_same_for_the_same_seed_and_results(aws: Aws) -> None:
+    asked = request("bayesian", jobs=8, parallel=1, config={"Strategy": "Bayesian"})
+    aws.call("CreateHyperParameterTuningJob", **asked)
+    answer = aws.wait(KIND, "bayesian")
+    assert answer["TrainingJobStatusCounters"]["Completed"] == 8
+    ranges = parse_ranges(answer[f"{KIND}Config"]["ParameterRanges"])
+    search, trials = BayesianSearch(ranges, 7, minimize=True), []
+    for job in training_jobs(aws, "bayesian", SortBy="CreationTime"):
+        assert job["TunedHyperParameters"] == search.propose(trials)
+        value = job["FinalHyperParameterTuningJobObjectiveMetric"]["Value"]
+        trials.append(Trial(job["TunedHyperParameters"], value))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"Strategy": "Hyperband"}, {"TrainingJobEarlyStoppingType": "Auto"}],
+    ids=["Hyperband", "early stopping"],
+)
+def test_hopeless_training_jobs_are_stopped_early(aws: Aws, config: dict[str, Any]) -> None:
+    name = config.get("Strategy", "early")
+    epochs = hyperparameters(epochs=400)
+    wide = {"ContinuousParameterRanges": [{**LEARNING_RATE, "MinValue": "0.000001", "MaxValue": "0.05"}]}
+    asked = request(
+        name,
+        jobs=8,
+        parallel=1,
+        config={"ParameterRanges": wide, **config},
+        definition={"StaticHyperParameters": epochs},
+    )
+    aws.call("CreateHyperParameterTuningJob", **asked)
+    answer = aws.wait(KIND, name)
+    assert answer["HyperParameterTuningJobStatus"] == "Completed"
+    counted = answer["TrainingJobStatusCounters"]
+    assert counted["Completed"] + counted["Stopped"] == 8
+    assert counted["Stopped"] >= 1
+    assert answer["ObjectiveStatusCounters"]["Succeeded"] == 8
+    assert "BestTrainingJob" in answer
+
+
+def test_a_search_that_does_not_improve_ends(aws: Aws) -> None:
+    same = {"CategoricalParameterRanges": [{"Name": "factors_init_method", "Values": ["normal"]}]}
+    criteria = {"BestObjectiveNotImproving": {"MaxNumberOfTrainingJobsNotImproving": 3}}
+    asked = request(
+        "flat", jobs=20, parallel=1, config={"ParameterRanges": same, "TuningJobCompletionCriteria": criteria}
+    )
+    aws.call("CreateHyperParameterTuningJob", **asked)
+    assert aws.wait(KIND, "flat")["TrainingJobStatusCounters"]["Completed"] == 4
+
+
+def test_a_warm_start_knows_what_its_parents_found(aws: Aws, completed: dict[str, Any]) -> None:
+    warm = {
+        "ParentHyperParameterTuningJobs": [{f"{KIND}Name": "tuned"}],
+        "WarmStartType": "IdenticalDataAndAlgorithm",
+    }
+    asked = request("warm", jobs=4, parallel=1, config={"Strategy": "Bayesian"}, WarmStartConfig=warm)
+    aws.call("CreateHyperParameterTuningJob", **asked)
+    answer = aws.wait(KIND, "warm")
+    assert answer["HyperParameterTuningJobStatus"] == "Completed"
+    key = "FinalHyperParameterTuningJobObjectiveMetric"
+    values = [answer["BestTrainingJob"][key]["Value"], completed["BestTrainingJob"][key]["Value"]]
+    assert answer["OverallBestTrainingJob"][key]["Value"] == min(values)
+    parents = [
+        Trial(job["TunedHyperParameters"], job[key]["Value"])
+        for job in training_jobs(aws, "tuned", SortBy="CreationTime")
+    ]
+    ranges = parse_ranges(answer[f"{KIND}Config"]["ParameterRanges"])
+    trials = [
+        Trial(job["TunedHyperParameters"], job[key]["Value"])
+        for job in training_jobs(aws, "warm", SortBy="CreationTime")
+    ]
+    search = BayesianSearch(ranges, 7, minimize=True, parents=parents)
+    assert search.propose(trials[:3]) == trials[3].tuned
+    assert search.propose(trials[:3]) != BayesianSearch(ranges, 7, minimize=True).propose(trials[:3])
 
 
 # ---- requests that are refused
@@ -223,10 +330,25 @@ def test_a_server_that_ends_leaves_no_tuning_job_in_progress(tmp_path: Path) -> 
     ("config", "text"),
     [
         (
-            {"Strategy": "Bayesian"},
-            "The local AWS tunes by the strategy Random only, but Strategy is Bayesian.",
+            {"Strategy": "Hyperband", "TrainingJobEarlyStoppingType": "Auto"},
+            "TrainingJobEarlyStoppingType must be Off for the strategy Hyperband",
         ),
-        ({"TrainingJobEarlyStoppingType": "Auto"}, "does not support TrainingJobEarlyStoppingType Auto"),
+        (
+            {
+                "Strategy": "Hyperband",
+                "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 3, "MaxResource": 9}},
+            },
+            "MinResource is 3, which is above the 2 epochs of a training job",
+        ),
+        ({"Strategy": "Grid"}, "Grid search takes categorical hyperparameters only, but factors_lr has"),
+        (
+            {"Strategy": "Grid", "ParameterRanges": CATEGORIES},
+            "MaxNumberOfTrainingJobs is 3, but the grid has 6 combinations",
+        ),
+        (
+            {"TuningJobCompletionCriteria": {"ConvergenceDetected": {"CompleteOnConvergence": "Enabled"}}},
+            "does not support TuningJobCompletionCriteria.ConvergenceDetected",
+        ),
         (
             {f"{KIND}Objective": {"Type": "Minimize", "MetricName": "validation:auc"}},
             "The objective metric for the hyperparameter tuning job, [validation:auc], isn't valid",
@@ -267,91 +389,18 @@ def test_its_training_jobs_are_checked_before_it_starts(aws: Aws) -> None:
     assert "built-in factorization-machines image" in refused(
         aws, definition={"AlgorithmSpecification": other}
     )
-    warm = {
-        "ParentHyperParameterTuningJobs": [{f"{KIND}Name": "tuned"}],
-        "WarmStartType": "TransferLearning",
-    }
-    assert "does not support WarmStartConfig" in refused(aws, WarmStartConfig=warm)
 
 
-# ---- ranges
+def test_a_warm_start_needs_a_finished_parent_that_fits(aws: Aws, completed: dict[str, Any]) -> None:
+    def warm(name: str, kind: str) -> dict[str, Any]:
+        return {"ParentHyperParameterTuningJobs": [{f"{KIND}Name": name}], "WarmStartType": kind}
 
-
-def draws(kind: str, count: int = 4000, **members: Any) -> list[str]:
-    (drawn,) = parse_ranges({kind: [{"Name": "x", **members}]})
-    chance = random.Random(0)
-    return [drawn.draw(chance.random()) for _ in range(count)]
-
-
-def numbers(low: str, high: str, scaling: str, kind: str = "Continuous") -> list[float]:
-    members = {"MinValue": low, "MaxValue": high, "ScalingType": scaling}
-    return [float(value) for value in draws(f"{kind}ParameterRanges", **members)]
-
-
-def share_below(values: list[float], limit: float) -> float:
-    return sum(value < limit for value in values) / len(values)
-
-
-def test_scalings_put_the_middle_where_they_should() -> None:
-    linear = numbers("0", "10", "Linear")
-    logarithmic = numbers("0.0001", "1", "Logarithmic")
-    reverse = numbers("0.0", "0.9999", "ReverseLogarithmic")
-    assert share_below(linear, 5) == pytest.approx(0.5, abs=0.03)
-    assert share_below(logarithmic, 0.01) == pytest.approx(0.5, abs=0.03)
-    assert share_below(reverse, 0.99) == pytest.approx(0.5, abs=0.03)
-    for values, low, high in ((linear, 0, 10), (logarithmic, 0.0001, 1), (reverse, 0, 0.9999)):
-        assert low <= min(values) <= max(values) <= high
-
-
-def test_auto_is_logarithmic_for_wide_positive_ranges_only() -> None:
-    assert numbers("0.001", "1", "Auto") == numbers("0.001", "1", "Logarithmic")
-    assert numbers("0.5", "1", "Auto") == numbers("0.5", "1", "Linear")
-    assert numbers("0", "1000", "Auto") == numbers("0", "1000", "Linear")
-
-
-@pytest.mark.parametrize("scaling", ["Linear", "Logarithmic"])
-def test_integers_reach_both_ends(scaling: str) -> None:
-    members = {"MinValue": "2", "MaxValue": "5", "ScalingType": scaling}
-    assert set(draws("IntegerParameterRanges", **members)) == {"2", "3", "4", "5"}
-
-
-def test_integers_of_a_linear_range_are_equally_likely() -> None:
-    values = numbers("1", "4", "Linear", kind="Integer")
-    assert [values.count(value) / len(values) for value in (1, 2, 3, 4)] == pytest.approx(
-        [0.25] * 4, abs=0.03
+    other = {"InputDataConfig": [channel("train"), channel("test", f"s3://{BUCKET}/data/train/")]}
+    assert "needs the data and the image of the parent tuning job tuned" in refused(
+        aws, definition=other, WarmStartConfig=warm("tuned", "IdenticalDataAndAlgorithm")
     )
-
-
-def test_words_are_chosen_from_their_list() -> None:
-    words = draws("CategoricalParameterRanges", Values=["normal", "uniform"])
-    assert {word: words.count(word) / len(words) for word in set(words)} == pytest.approx(
-        {"normal": 0.5, "uniform": 0.5}, abs=0.03
-    )
-
-
-def test_a_range_of_one_value_gives_that_value() -> None:
-    assert set(numbers("3", "3", "Logarithmic", kind="Integer")) == {3}
-    assert set(numbers("0.5", "0.5", "ReverseLogarithmic")) == {0.5}
-
-
-@pytest.mark.parametrize(
-    ("kind", "low", "high", "scaling", "text"),
-    [
-        ("Continuous", "a", "1", "Linear", "should be two numbers"),
-        ("Continuous", "nan", "1", "Linear", "should be two numbers"),
-        ("Continuous", "2", "1", "Linear", "the smaller first"),
-        ("Integer", "1.5", "2", "Linear", "should be two whole numbers"),
-        ("Continuous", "0", "1", "Logarithmic", "needs a range above 0"),
-        ("Continuous", "0", "1", "ReverseLogarithmic", "within 0 <= x < 1"),
-        ("Integer", "0", "0", "ReverseLogarithmic", "needs a continuous range"),
-    ],
-)
-def test_a_range_that_is_none_is_refused(kind: str, low: str, high: str, scaling: str, text: str) -> None:
-    with pytest.raises(AwsError, match=text):
-        numbers(low, high, scaling, kind)
-
-
-def test_a_hyperparameter_has_one_range() -> None:
-    twice = {"ContinuousParameterRanges": [LEARNING_RATE, LEARNING_RATE]}
-    with pytest.raises(AwsError, match="factors_lr has more than one range"):
-        parse_ranges(twice)
+    with pytest.raises(AwsError, match="can't find a tuning job with the name nobody"):
+        aws.call(
+            "CreateHyperParameterTuningJob",
+            **request("orphan", WarmStartConfig=warm("nobody", "TransferLearning")),
+        )
