@@ -76,9 +76,9 @@ class EndpointResources(Group):
 
 
 class TuningLimits(Group):
-    """How a tuning job searches: the parameter ``tuning``.  The local AWS searches at random."""
+    """How a tuning job searches: the parameter ``tuning``."""
 
-    strategy: Literal["Bayesian", "Random", "Hyperband"] = "Random"
+    strategy: Literal["Bayesian", "Random", "Hyperband"] = "Bayesian"
     max_jobs: int = Field(6, ge=1)
     max_parallel_jobs: int = Field(2, ge=1)
 

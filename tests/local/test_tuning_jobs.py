@@ -232,8 +232,8 @@ def test_a_server_that_ends_and_comes_back_goes_on_where_it_was(tmp_path: Path) 
 
 CATEGORIES = {
     "CategoricalParameterRanges": [
-        {"Name": "factors_init_method", "Values": ["normal", "uniform"]},
-        {"Name": "bias_init_method", "Values": ["normal", "uniform", "constant"]},
+        {"Name": "bias_lr", "Values": ["0.01", "0.1"]},
+        {"Name": "factors_lr", "Values": ["0.001", "0.01", "0.1"]},
     ]
 }
 
@@ -288,7 +288,7 @@ def test_hopeless_training_jobs_are_stopped_early(aws: Aws, config: dict[str, An
 
 
 def test_a_search_that_does_not_improve_ends(aws: Aws) -> None:
-    same = {"CategoricalParameterRanges": [{"Name": "factors_init_method", "Values": ["normal"]}]}
+    same = {"CategoricalParameterRanges": [{"Name": "factors_lr", "Values": ["0.01"]}]}
     criteria = {"BestObjectiveNotImproving": {"MaxNumberOfTrainingJobsNotImproving": 3}}
     asked = request(
         "flat", jobs=20, parallel=1, config={"ParameterRanges": same, "TuningJobCompletionCriteria": criteria}
