@@ -16,7 +16,7 @@ from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 
-from lib.local.payload import Hasher
+from lib.local.checksums import FULL_OBJECT, Hasher, base64_of, new_checksum
 from lib.local.protocol import AwsError
 
 COPY_BYTES = 1024 * 1024
@@ -81,6 +81,14 @@ class Blobs:
             self.path(copy).unlink()
             raise
         return copy
+
+    def checksum(self, name: str, algorithm: str) -> dict[str, str]:
+        """Return a checksum of a blob's bytes, as objects have it."""
+        hasher = new_checksum(algorithm)
+        with self.path(name).open("rb") as file:
+            while data := file.read(COPY_BYTES):
+                hasher.update(data)
+        return {"algorithm": algorithm, "value": base64_of(hasher), "type": FULL_OBJECT}
 
     def remove(self, name: str) -> None:
         """Delete a blob; nothing happens where there is none."""

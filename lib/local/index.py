@@ -12,7 +12,7 @@ from typing import Any
 from lib.errors import ReelbookError
 from lib.local.blobs import no_space
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE buckets (name TEXT PRIMARY KEY, created REAL NOT NULL, region TEXT NOT NULL);
 CREATE TABLE objects (
@@ -28,6 +28,15 @@ CREATE TABLE parts (
     upload TEXT NOT NULL, number INTEGER NOT NULL, blob TEXT NOT NULL, size INTEGER NOT NULL,
     etag TEXT NOT NULL, modified REAL NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY (upload, number)
+) WITHOUT ROWID;
+"""
+_TO_VERSION_2 = """
+ALTER TABLE buckets ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE objects ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE uploads ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE object_parts (
+    blob TEXT NOT NULL, number INTEGER NOT NULL, size INTEGER NOT NULL, checksum TEXT NOT NULL,
+    PRIMARY KEY (blob, number)
 ) WITHOUT ROWID;
 """
 
@@ -92,8 +101,10 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        missing = {0: _SCHEMA + _TO_VERSION_2, 1: _TO_VERSION_2}
+        if version in missing:
+            script = f"BEGIN; {missing[version]} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+            database.executescript(script)
         elif version != _SCHEMA_VERSION:
             problem = f"it is of version {version}, not {_SCHEMA_VERSION}"
     except sqlite3.DatabaseError as error:

@@ -11,12 +11,14 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lib.local.blobs import Blobs, BlobWriter
+from lib.local.checksums import DEFAULT_ALGORITHM, FULL_OBJECT, Hasher, base64_of, new_checksum
+from lib.local.conditions import check_write
 from lib.local.index import Index
 from lib.local.protocol import AwsError
 
@@ -26,10 +28,11 @@ MAX_OBJECT_BYTES = 5 * 1024**3
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 
-_OBJECT_COLUMNS = "key, blob, size, etag, modified, headers, checksum"
+_OBJECT_COLUMNS = "key, blob, size, etag, modified, headers, checksum, tags"
 _BUCKET_NAME = re.compile(r"(?!xn--)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9](?<!-s3alias)(?<!--ol-s3)")
-_BATCH = 1000
-_AFTER_ALL = b"\xff"  # follows every byte of UTF-8
+_FIRST_BATCH, _LAST_BATCH = 32, 1024
+AFTER_ALL = b"\xff"
+"""Follows every byte of UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class ObjectInfo:
     headers : dict
         Content-Type, other headers and ``x-amz-meta-…`` given when it was put, names in small letters.
     checksum : dict
-        ``algorithm``, ``value`` and ``type`` (FULL_OBJECT or COMPOSITE) where the client gave one.
+        ``algorithm``, ``value`` and ``type`` (FULL_OBJECT or COMPOSITE).
+    tags : dict
     """
 
     bucket: str
@@ -61,6 +65,39 @@ class ObjectInfo:
     path: Path
     headers: dict[str, str] = field(default_factory=dict)
     checksum: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ObjectPart:
+    """A part that an object was uploaded in; ``checksum`` is its value only, empty where it has none."""
+
+    number: int
+    size: int
+    checksum: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an object consists of, but for its name.
+
+    Attributes
+    ----------
+    blob : str
+        The name of its bytes.
+    headers, checksum, tags : mapping
+        As of `ObjectInfo`.
+    parts : sequence of ObjectPart
+        Those of a multipart upload.
+    """
+
+    blob: str
+    size: int
+    etag: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    checksum: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    parts: Sequence[ObjectPart] = ()
 
 
 @dataclass(frozen=True)
@@ -74,27 +111,6 @@ class BucketInfo:
 
 ObjectInfos = list[ObjectInfo]
 BucketInfos = list[BucketInfo]
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of a listing.
-
-    Attributes
-    ----------
-    contents : list of ObjectInfo
-    prefixes : list of str
-        Common prefixes, which stand for all keys that begin with them.
-    last : str
-        The last key or common prefix of the page.
-    resume : bytes or None
-        Where the next page begins (`Objects.page`'s ``start``); None after the last page.
-    """
-
-    contents: list[ObjectInfo]
-    prefixes: list[str]
-    last: str
-    resume: bytes | None
 
 
 class Objects:
@@ -138,7 +154,8 @@ class Objects:
             raise AwsError("InvalidBucketName", "The specified bucket is not valid.", BucketName=name)
         with self.index.transaction() as index:
             cursor = index.execute(
-                "INSERT OR IGNORE INTO buckets VALUES (?, ?, ?)", (name, time.time(), region)
+                "INSERT OR IGNORE INTO buckets (name, created, region) VALUES (?, ?, ?)",
+                (name, time.time(), region),
             )
             return cursor.rowcount == 1
 
@@ -228,16 +245,27 @@ class Objects:
             NoSuchBucket, KeyTooLongError, InsufficientStorage.
         """
         self.check_key(bucket, key)
+        hasher = new_checksum(DEFAULT_ALGORITHM)
+        hasher.update(data)
         with self.blobs.create() as writer:
             writer.write(data)
-            return self.commit(bucket, key, writer, _content_type(content_type))
+            return self._commit(bucket, key, writer, hasher, content_type)
 
     def put_file(self, bucket: str, key: str, path: Path, content_type: str | None = None) -> ObjectInfo:
         """Store a copy of a file as an object; errors as of `put_bytes`."""
         self.check_key(bucket, key)
+        hasher = new_checksum(DEFAULT_ALGORITHM)
         with self.blobs.create() as writer:
-            writer.write_file(Path(path))
-            return self.commit(bucket, key, writer, _content_type(content_type))
+            writer.write_file(Path(path), hasher=hasher)
+            return self._commit(bucket, key, writer, hasher, content_type)
+
+    def _commit(
+        self, bucket: str, key: str, writer: BlobWriter, hasher: Hasher, content_type: str | None
+    ) -> ObjectInfo:
+        headers = {"content-type": content_type} if content_type else {}
+        checksum = {"algorithm": DEFAULT_ALGORITHM, "value": base64_of(hasher), "type": FULL_OBJECT}
+        content = Content(writer.keep(), writer.size, writer.etag, headers, checksum)
+        return self.commit(bucket, key, content)
 
     def check_key(self, bucket: str, key: str) -> None:
         """Refuse a bucket that is not there and a key that is too long."""
@@ -248,62 +276,101 @@ class Objects:
             raise AwsError("KeyTooLongError", text, Size=length, MaxSizeAllowed=MAX_KEY_BYTES)
 
     def commit(
-        self,
-        bucket: str,
-        key: str,
-        writer: BlobWriter,
-        headers: Mapping[str, str],
-        checksum: Mapping[str, str] | None = None,
-        conditions: Mapping[str, str] | None = None,
+        self, bucket: str, key: str, content: Content, conditions: Mapping[str, str] | None = None
     ) -> ObjectInfo:
-        """Make what was written the object of that key, in place of an older one.
+        """Make a blob the object of that key, in place of an older one; it is deleted where that fails.
 
         Parameters
         ----------
         conditions : mapping, optional
             ``if-match`` and ``if-none-match`` as S3 has them for puts.
-        """
-        blob = writer.keep()
-        return self.commit_blob(bucket, key, blob, writer.size, writer.etag, headers, checksum, conditions)
 
-    def commit_blob(
-        self,
-        bucket: str,
-        key: str,
-        blob: str,
-        size: int,
-        etag: str,
-        headers: Mapping[str, str],
-        checksum: Mapping[str, str] | None = None,
-        conditions: Mapping[str, str] | None = None,
-    ) -> ObjectInfo:
-        """Make a blob the object of that key; the blob is deleted where that fails."""
-        headers = {"content-type": DEFAULT_CONTENT_TYPE, **headers}
-        values = (blob, size, etag, time.time(), json.dumps(headers), json.dumps(dict(checksum or {})))
+        Raises
+        ------
+        AwsError
+            NoSuchBucket, PreconditionFailed, InsufficientStorage.
+        """
+        headers = {"content-type": DEFAULT_CONTENT_TYPE, **content.headers}
+        described = [json.dumps(dict(one)) for one in (headers, content.checksum, content.tags)]
+        values = (content.blob, content.size, content.etag, time.time(), *described)
+        parts = [(content.blob, part.number, part.size, part.checksum) for part in content.parts]
         try:
             with self.index.transaction() as index:
                 self.bucket(bucket)
                 older = self.find(bucket, key)
-                _check_conditions(older, conditions or {})
+                check_write(older.etag if older else None, conditions or {})
                 index.execute(
-                    "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (bucket, key.encode(), *values),
                 )
+                index.executemany("INSERT INTO object_parts VALUES (?, ?, ?, ?)", parts)
+                if older:
+                    index.execute("DELETE FROM object_parts WHERE blob = ?", (older.path.name,))
         except BaseException:
-            self.blobs.remove(blob)
+            self.blobs.remove(content.blob)
             raise
         if older:
             self.blobs.remove(older.path.name)
         return self._info(bucket, (key.encode(), *values))
 
-    def delete(self, bucket: str, key: str) -> bool:
-        """Delete an object; False where there is none."""
+    def delete(self, bucket: str, key: str, conditions: Mapping[str, str] | None = None) -> bool:
+        """Delete an object; False where there is none.
+
+        Parameters
+        ----------
+        conditions : mapping, optional
+            ``if-match`` as S3 has it for deletions.
+
+        Raises
+        ------
+        AwsError
+            NoSuchBucket, PreconditionFailed, NoSuchKey where ``if-match`` is given.
+        """
         with self.index.transaction() as index:
             found = self.find(bucket, key)
+            check_write(found.etag if found else None, conditions or {})
+            if found is None:
+                return False
             index.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", (bucket, key.encode()))
-        if found:
-            self.blobs.remove(found.path.name)
-        return found is not None
+            index.execute("DELETE FROM object_parts WHERE blob = ?", (found.path.name,))
+        self.blobs.remove(found.path.name)
+        return True
+
+    def parts(self, info: ObjectInfo) -> list[ObjectPart]:
+        """Return the parts that an object was uploaded in; none where it was not uploaded in parts."""
+        rows = self.index.rows(
+            "SELECT number, size, checksum FROM object_parts WHERE blob = ? ORDER BY number", info.path.name
+        )
+        return [ObjectPart(*row) for row in rows]
+
+    # ---- tags
+
+    def set_tags(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of an object.
+
+        Raises
+        ------
+        AwsError
+            NoSuchBucket, NoSuchKey.
+        """
+        with self.index.transaction() as index:
+            self.get(bucket, key)
+            index.execute(
+                "UPDATE objects SET tags = ? WHERE bucket = ? AND key = ?",
+                (json.dumps(dict(tags)), bucket, key.encode()),
+            )
+
+    def bucket_tags(self, bucket: str) -> dict[str, str]:
+        """Return the tags of a bucket; errors as of `bucket`."""
+        self.bucket(bucket)
+        ((tags,),) = self.index.rows("SELECT tags FROM buckets WHERE name = ?", bucket)
+        return dict(json.loads(tags))
+
+    def set_bucket_tags(self, bucket: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of a bucket; errors as of `bucket`."""
+        with self.index.transaction() as index:
+            self.bucket(bucket)
+            index.execute("UPDATE buckets SET tags = ? WHERE name = ?", (json.dumps(dict(tags)), bucket))
 
     # ---- listing
 
@@ -316,75 +383,29 @@ class Objects:
             NoSuchBucket.
         """
         self.bucket(bucket)
-        return list(self._objects(bucket, prefix.encode(), b""))
+        return list(self.walk(bucket, prefix.encode()))
 
-    def page(
-        self, bucket: str, prefix: str = "", delimiter: str = "", start: bytes = b"", limit: int = 1000
-    ) -> Page:
-        """Return one page of a listing, as ListObjects has it.
-
-        Parameters
-        ----------
-        prefix : str
-            What the keys begin with.
-        delimiter : str
-            Keys that have it behind the prefix are stood for by their part up to and with it.
-        start : bytes
-            Where the page begins: the key or `Page.resume`, inclusive.
-        limit : int
-            The most entries, objects and common prefixes together.
-        """
-        self.bucket(bucket)
-        contents: ObjectInfos = []
-        prefixes: list[str] = []
-        last, resume = "", start
-        if limit < 1:
-            return Page([], [], "", None)
-        for entry in self._entries(bucket, prefix, delimiter, start):
-            if len(contents) + len(prefixes) == limit:
-                return Page(contents, prefixes, last, resume)
-            if isinstance(entry, str):
-                prefixes.append(entry)
-                last, resume = entry, entry.encode() + _AFTER_ALL
-            else:
-                contents.append(entry)
-                last, resume = entry.key, entry.key.encode() + b"\0"
-        return Page(contents, prefixes, last, None)
-
-    def _entries(self, bucket: str, prefix: str, delimiter: str, start: bytes) -> Iterator[ObjectInfo | str]:
-        """Yield objects and common prefixes; after a common prefix go on behind all of its keys."""
-        position = start
-        while True:
-            for info in self._objects(bucket, prefix.encode(), position):
-                end = info.key.find(delimiter, len(prefix)) if delimiter else -1
-                if end >= 0:
-                    common = info.key[: end + len(delimiter)]
-                    yield common
-                    position = common.encode() + _AFTER_ALL
-                    break
-                yield info
-            else:
-                return
-
-    def _objects(self, bucket: str, prefix: bytes, start: bytes) -> Iterator[ObjectInfo]:
-        """Yield the objects under a prefix from the key ``start`` on, fetched a batch at a time."""
+    def walk(self, bucket: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[ObjectInfo]:
+        """Yield the objects under a prefix from the key ``start`` on, fetched a growing batch at a time."""
         position = max(prefix, start)
+        batch = _FIRST_BATCH
         while True:
             rows = self.index.rows(
                 f"SELECT {_OBJECT_COLUMNS} FROM objects WHERE bucket = ? AND key >= ? AND key < ? "
-                f"ORDER BY key LIMIT {_BATCH}",
+                f"ORDER BY key LIMIT {batch}",
                 bucket,
                 position,
-                prefix + _AFTER_ALL,
+                prefix + AFTER_ALL,
             )
             for row in rows:
                 yield self._info(bucket, row)
-            if len(rows) < _BATCH:
+            if len(rows) < batch:
                 return
             position = rows[-1][0] + b"\0"
+            batch = min(2 * batch, _LAST_BATCH)
 
     def _info(self, bucket: str, row: tuple[Any, ...]) -> ObjectInfo:
-        key, blob, size, etag, modified, headers, checksum = row
+        key, blob, size, etag, modified, headers, checksum, tags = row
         return ObjectInfo(
             bucket=bucket,
             key=key.decode(),
@@ -394,11 +415,8 @@ class Objects:
             path=self.blobs.path(blob),
             headers=json.loads(headers),
             checksum=json.loads(checksum),
+            tags=json.loads(tags),
         )
-
-
-def _content_type(value: str | None) -> dict[str, str]:
-    return {"content-type": value} if value else {}
 
 
 def _is_address(name: str) -> bool:
@@ -407,25 +425,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_conditions(found: ObjectInfo | None, conditions: Mapping[str, str]) -> None:
-    """Refuse a put whose ``if-match`` or ``if-none-match`` does not hold."""
-    wanted = conditions.get("if-match")
-    if wanted is not None and found is None:
-        raise AwsError("NoSuchKey", "The specified key does not exist.", 404)
-    if (wanted is not None and found and not etag_matches(found.etag, wanted)) or (
-        conditions.get("if-none-match") == "*" and found
-    ):
-        raise precondition_failed()
-
-
-def etag_matches(etag: str, wanted: str) -> bool:
-    """Whether an ETag is among those of an ``If-Match`` header, or the header is ``*``."""
-    return wanted == "*" or etag in [one.strip().removeprefix("W/").strip('"') for one in wanted.split(",")]
-
-
-def precondition_failed() -> AwsError:
-    """Return the error of a condition that does not hold."""
-    text = "At least one of the pre-conditions you specified did not hold"
-    return AwsError("PreconditionFailed", text, 412)

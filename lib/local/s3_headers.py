@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import email.utils
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from lib.local.objects import DEFAULT_CONTENT_TYPE, ObjectInfo, etag_matches, precondition_failed
-from lib.local.payload import CHECKSUM_PREFIX
+from lib.local.checksums import CHECKSUM_PREFIX
+from lib.local.conditions import wanted
+from lib.local.objects import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectPart
 from lib.local.protocol import AwsError
-
-if TYPE_CHECKING:
-    from lib.local.s3 import Call
+from lib.local.s3_call import Call
 
 METADATA_PREFIX = "x-amz-meta-"
 MAX_METADATA_BYTES = 2048
@@ -28,7 +25,6 @@ _KEPT = (
     "expires",
 )
 _UNSUPPORTED = (
-    "x-amz-tagging",
     "x-amz-website-redirect-location",
     "x-amz-object-lock-",
     "x-amz-grant-",
@@ -82,17 +78,26 @@ def of_checksum(checksum: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that tell a checksum."""
     if not checksum.get("value"):
         return {}
-    algorithm, value, kind = checksum["algorithm"], checksum["value"], checksum["type"]
-    return {f"{CHECKSUM_PREFIX}{algorithm}": value, f"{CHECKSUM_PREFIX}type": kind}
+    headers = {f"{CHECKSUM_PREFIX}{checksum['algorithm']}": checksum["value"]}
+    if "type" in checksum:
+        headers[f"{CHECKSUM_PREFIX}type"] = checksum["type"]
+    return headers
 
 
-def of_download(call: Call, info: ObjectInfo) -> tuple[int, dict[str, str], int, int]:
+def of_download(
+    call: Call, info: ObjectInfo, parts: Sequence[ObjectPart] = ()
+) -> tuple[int, dict[str, str], int, int]:
     """Return what GetObject and HeadObject answer.
+
+    Parameters
+    ----------
+    parts : sequence of ObjectPart
+        Those the object was uploaded in; needed where the query has ``partNumber``.
 
     Returns
     -------
     status : int
-        200, 206 for a range, 304 for an object that has not changed.
+        200, 206 for a range or a part, 304 for an object that has not changed.
     headers : dict
     start, length : int
         The bytes to send.
@@ -100,63 +105,129 @@ def of_download(call: Call, info: ObjectInfo) -> tuple[int, dict[str, str], int,
     Raises
     ------
     AwsError
-        PreconditionFailed, InvalidRange.
+        PreconditionFailed, InvalidRange, InvalidPartNumber.
     """
     headers = {
         "content-type": DEFAULT_CONTENT_TYPE,
         **info.headers,
         "etag": f'"{info.etag}"',
-        "last-modified": email.utils.formatdate(info.modified, usegmt=True),
+        "last-modified": http_time(info.modified),
         "accept-ranges": "bytes",
     }
+    if info.tags:
+        headers["x-amz-tagging-count"] = str(len(info.tags))
     overrides = {name: call.query.get(f"response-{name}") for name in _KEPT}
     headers |= {name: value for name, value in overrides.items() if value and value.isprintable()}
     headers = {name: _ascii(value) for name, value in headers.items()}
-    if not _wanted(call.headers, info):
+    if not wanted(info.etag, info.modified, call.headers):
         return 304, headers, 0, 0
-    if call.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in call.headers:
-        headers |= of_checksum(info.checksum)
-    status, start, length = 200, 0, info.size
-    if "range" in call.headers and _RANGE.fullmatch(call.headers["range"]):
-        start, length = slice_of(call.headers["range"], info.size)
+    start, length = 0, info.size
+    asked = call.headers.get("range", "")
+    status = 200
+    if "partNumber" in call.query:
+        if asked:
+            text = "Cannot specify both Range header and partNumber query parameter"
+            raise AwsError("InvalidRequest", text)
+        start, length = _part_slice(call.query, info, parts)
         status = 206
+        if parts:
+            headers["x-amz-mp-parts-count"] = str(len(parts))
+    elif asked and _is_fresh(call.headers.get("if-range"), info) and (part := slice_of(asked, info.size)):
+        start, length = part
+        status = 206
+    if status == 206 and length:
         headers["content-range"] = f"bytes {start}-{start + length - 1}/{info.size}"
+    if call.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and length == info.size:
+        headers |= of_checksum(info.checksum)
     headers["content-length"] = str(length)
     return status, headers, start, length
 
 
-def slice_of(text: str, size: int) -> tuple[int, int]:
+def _part_slice(query: Mapping[str, str], info: ObjectInfo, parts: Sequence[ObjectPart]) -> tuple[int, int]:
+    """Return start and length of the part that a query names; an object put in one piece is its part 1."""
+    wanted_number = number(query, "partNumber", 0, most=1_000_000)
+    if not 1 <= wanted_number <= 10_000:
+        text = "Part number must be an integer between 1 and 10000, inclusive"
+        raise AwsError("InvalidArgument", text)
+    if wanted_number == 1 and not parts:
+        return 0, info.size
+    start = 0
+    for position, part in enumerate(parts, 1):
+        if position == wanted_number:
+            return start, part.size
+        start += part.size
+    raise AwsError("InvalidPartNumber", "The requested partnumber is not satisfiable", 416)
+
+
+def _is_fresh(condition: str | None, info: ObjectInfo) -> bool:
+    """Whether ``If-Range`` lets a range be sent instead of the whole object."""
+    return condition is None or condition.strip() in (f'"{info.etag}"', http_time(info.modified))
+
+
+def slice_of(text: str, size: int) -> tuple[int, int] | None:
     """Return start and length of a ``bytes=FIRST-LAST``, ``bytes=FIRST-`` or ``bytes=-COUNT`` range.
+
+    Returns
+    -------
+    tuple or None
+        None for what is no such range, which HTTP asks to overlook.
 
     Raises
     ------
     AwsError
         InvalidRange where it names no byte of the object.
     """
-    found = _RANGE.fullmatch(text)
-    first, last = found.groups() if found else ("", "")
+    found = _RANGE.fullmatch(text.strip())
+    if not found or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
     if first:
+        if last and int(last) < int(first):
+            return None
         start, end = int(first), min(int(last), size - 1) if last else size - 1
-    elif last:
-        start, end = max(0, size - int(last)), size - 1
     else:
-        start, end = 0, -1
+        start, end = max(0, size - int(last)), size - 1
     if start > end:
-        text = "The requested range is not satisfiable"
-        raise AwsError("InvalidRange", text, 416, ActualObjectSize=size)
+        message = "The requested range is not satisfiable"
+        raise AwsError("InvalidRange", message, 416, RangeRequested=text, ActualObjectSize=size)
     return start, end - start + 1
 
 
-def copy_allowed(headers: Mapping[str, str], info: ObjectInfo) -> bool:
-    """Whether the conditions that a copy puts on its source hold."""
-    prefix = "x-amz-copy-source-"
-    conditions = {
-        name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)
-    }
-    try:
-        return _wanted(conditions, info)
-    except AwsError:
-        return False
+def copied_slice(text: str, size: int) -> tuple[int, int]:
+    """Return start and length of what ``x-amz-copy-source-range`` names: ``bytes=FIRST-LAST`` only.
+
+    Raises
+    ------
+    AwsError
+        InvalidArgument.
+    """
+    found = _RANGE.fullmatch(text.strip())
+    if not found or "" in found.groups() or int(found[2]) < int(found[1]):
+        message = (
+            "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are "
+            "the zero-based offsets of the first and last bytes to copy"
+        )
+        raise AwsError("InvalidArgument", message)
+    start, end = int(found[1]), int(found[2])
+    if end >= size:
+        message = f"Range specified is not valid for source object of size: {size}"
+        raise AwsError("InvalidArgument", message)
+    return start, end - start + 1
+
+
+def directive(headers: Mapping[str, str], name: str) -> str:
+    """Return whether a copy is to COPY something of its source, the default, or to REPLACE it.
+
+    Raises
+    ------
+    AwsError
+        InvalidArgument where it says neither.
+    """
+    value = headers.get(name, "COPY")
+    if value not in ("COPY", "REPLACE"):
+        what = name.removeprefix("x-amz-").replace("-", " ")
+        raise AwsError("InvalidArgument", f"Unknown {what}.", ArgumentName=name, ArgumentValue=value)
+    return value
 
 
 def number(query: Mapping[str, str], name: str, default: int, most: int = 1000) -> int:
@@ -175,35 +246,11 @@ def number(query: Mapping[str, str], name: str, default: int, most: int = 1000) 
     return min(int(text), most)
 
 
-def _wanted(headers: Mapping[str, str], info: ObjectInfo) -> bool:
-    """Whether an object is to be sent; False for not modified.
-
-    Raises
-    ------
-    AwsError
-        PreconditionFailed.
-    """
-    modified = int(info.modified)
-    if "if-match" in headers:
-        if not etag_matches(info.etag, headers["if-match"]):
-            raise precondition_failed()
-    elif (limit := _http_time(headers.get("if-unmodified-since"))) and modified > limit:
-        raise precondition_failed()
-    if "if-none-match" in headers:
-        return not etag_matches(info.etag, headers["if-none-match"])
-    since = _http_time(headers.get("if-modified-since"))
-    return since is None or modified > since
+def http_time(seconds: float) -> str:
+    """Return a time as HTTP's headers have it."""
+    return email.utils.formatdate(seconds, usegmt=True)
 
 
 def _ascii(value: str) -> str:
     """Return a header's value as S3 sends it back: by RFC 2047 where it is not ASCII."""
     return value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
-
-
-def _http_time(text: str | None) -> float | None:
-    """Return the seconds since 1970 of an HTTP date; None where it cannot be read, as HTTP asks for."""
-    try:
-        time = email.utils.parsedate_to_datetime(text or "")
-        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

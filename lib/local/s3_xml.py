@@ -13,11 +13,14 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from lib.local.objects import BucketInfo, ObjectInfo, Page
+from lib.local.listing import Page
+from lib.local.objects import BucketInfo, ObjectInfo
 from lib.local.protocol import AwsError
-from lib.local.uploads import NamedPart, Part, Upload
+from lib.local.s3_call import refuse_versions
+from lib.local.uploads import NamedPart, Part, Upload, UploadPage
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+MEDIA_TYPE = "application/xml"
 OWNER_ID = "local"
 MAX_DELETED_KEYS = 1000
 
@@ -80,7 +83,7 @@ def object_list(bucket: str, query: Mapping[str, str], limit: int, page: Page) -
     ]
     if query.get("delimiter"):
         nodes.append(("Delimiter", encode(query["delimiter"])))
-    if query.get("encoding-type") == "url":
+    if query.get("encoding-type"):
         nodes.append(("EncodingType", "url"))
     if query.get("list-type") == "2":
         nodes.append(("KeyCount", str(len(page.contents) + len(page.prefixes))))
@@ -121,38 +124,57 @@ def listing_start(query: Mapping[str, str]) -> bytes:
     return after.encode() + (b"\xff" if is_common_prefix else b"\0")
 
 
-def upload_list(bucket: str, query: Mapping[str, str], uploads: Sequence[Upload]) -> bytes:
+def upload_list(bucket: str, query: Mapping[str, str], limit: int, page: UploadPage) -> bytes:
     """Return the answer of ListMultipartUploads."""
     encode = key_encoder(query)
-    entries: list[Node] = [
-        (
-            "Upload",
-            [
-                ("Key", encode(upload.key)),
-                ("UploadId", upload.id),
-                ("Initiated", iso_time(upload.started)),
-                ("StorageClass", "STANDARD"),
-            ],
-        )
-        for upload in uploads
+    nodes: list[Node] = [
+        ("Bucket", bucket),
+        ("KeyMarker", encode(query.get("key-marker", ""))),
+        ("UploadIdMarker", query.get("upload-id-marker", "")),
     ]
-    head: list[Node] = [("Bucket", bucket), ("Prefix", encode(query.get("prefix", "")))]
-    if query.get("encoding-type") == "url":
-        head.append(("EncodingType", "url"))
-    return document("ListMultipartUploadsResult", [*head, ("IsTruncated", "false"), *entries])
+    if page.resume is not None:
+        nodes += [("NextKeyMarker", encode(page.resume[0])), ("NextUploadIdMarker", page.resume[1])]
+    nodes += [
+        ("Prefix", encode(query.get("prefix", ""))),
+        ("MaxUploads", str(limit)),
+        ("IsTruncated", _boolean(page.resume is not None)),
+    ]
+    if query.get("delimiter"):
+        nodes.append(("Delimiter", encode(query["delimiter"])))
+    if query.get("encoding-type"):
+        nodes.append(("EncodingType", "url"))
+    for upload in page.uploads:
+        entry: list[Node] = [
+            ("Key", encode(upload.key)),
+            ("UploadId", upload.id),
+            ("Initiator", [("ID", OWNER_ID)]),
+            ("Owner", [("ID", OWNER_ID)]),
+            ("StorageClass", "STANDARD"),
+            ("Initiated", iso_time(upload.started)),
+        ]
+        nodes.append(("Upload", entry + _checksum_kind(upload.checksum)))
+    nodes += [("CommonPrefixes", [("Prefix", encode(prefix))]) for prefix in page.prefixes]
+    return document("ListMultipartUploadsResult", nodes)
 
 
-def part_list(upload: Upload, parts: Sequence[Part], limit: int, more: bool) -> bytes:
-    """Return the answer of ListParts."""
+def part_list(
+    upload: Upload, query: Mapping[str, str], parts: Sequence[Part], window: tuple[int, int], more: bool
+) -> bytes:
+    """Return the answer of ListParts; ``window`` is the part it begins behind, and the most it lists."""
+    after, limit = window
     nodes: list[Node] = [
         ("Bucket", upload.bucket),
-        ("Key", upload.key),
+        ("Key", key_encoder(query)(upload.key)),
         ("UploadId", upload.id),
+        ("Initiator", [("ID", OWNER_ID)]),
+        ("Owner", [("ID", OWNER_ID)]),
+        ("StorageClass", "STANDARD"),
+        ("PartNumberMarker", str(after)),
+        ("NextPartNumberMarker", str(parts[-1].number if parts else 0)),
         ("MaxParts", str(limit)),
         ("IsTruncated", _boolean(more)),
+        *_checksum_kind(upload.checksum),
     ]
-    if parts:
-        nodes.append(("NextPartNumberMarker", str(parts[-1].number)))
     for part in parts:
         entry: list[Node] = [
             ("PartNumber", str(part.number)),
@@ -193,16 +215,53 @@ def read(body: bytes, root: str) -> ElementTree.Element:
     return element
 
 
-def read_deletions(body: bytes) -> tuple[list[str], bool]:
-    """Return the keys of a DeleteObjects request, and whether it wants to hear of errors only."""
+def read_deletions(body: bytes) -> tuple[list[tuple[str, str]], bool]:
+    """Return what a DeleteObjects request names, and whether it wants to hear of errors only.
+
+    Returns
+    -------
+    named : list of (str, str)
+        Keys, and for each the ETag it must have; empty where it may have any.
+    quiet : bool
+
+    Raises
+    ------
+    AwsError
+        MalformedXML, NotImplemented for versions.
+    """
     root = read(body, "Delete")
     entries = root.findall("Object")
-    keys = [entry.findtext("Key") or "" for entry in entries]
-    if not keys or len(keys) > MAX_DELETED_KEYS or "" in keys:
+    named = [(entry.findtext("Key") or "", entry.findtext("ETag") or "") for entry in entries]
+    if not named or len(named) > MAX_DELETED_KEYS or any(not key for key, _ in named):
         raise malformed()
-    if any(entry.findtext("VersionId", "null") != "null" for entry in entries):
-        raise AwsError("NotImplemented", "The local AWS has no versions of objects.", 501)
-    return keys, root.findtext("Quiet", "").strip() == "true"
+    for entry in entries:
+        refuse_versions(entry.findtext("VersionId", "null"))
+    return named, root.findtext("Quiet", "").strip() == "true"
+
+
+def read_tags(body: bytes) -> list[tuple[str, str]]:
+    """Return keys and values of the tags in a request's body.
+
+    Raises
+    ------
+    AwsError
+        MalformedXML.
+    """
+    sets = read(body, "Tagging").findall("TagSet")
+    if len(sets) != 1:
+        raise malformed()
+    pairs = []
+    for entry in sets[0]:
+        if entry.tag != "Tag" or entry.find("Key") is None or entry.find("Value") is None:
+            raise malformed()
+        pairs.append((entry.findtext("Key") or "", entry.findtext("Value") or ""))
+    return pairs
+
+
+def tagging(tags: Mapping[str, str]) -> bytes:
+    """Return the answer of GetObjectTagging and GetBucketTagging."""
+    entries: list[Node] = [("Tag", [("Key", key), ("Value", value)]) for key, value in tags.items()]
+    return document("Tagging", [("TagSet", entries)])
 
 
 def read_parts(body: bytes) -> list[NamedPart]:
@@ -225,7 +284,20 @@ def malformed() -> AwsError:
 
 def key_encoder(query: Mapping[str, str]) -> Callable[[str], str]:
     """Return how keys are written: percent-encoded with ``encoding-type=url``, else as they are."""
-    return quote if query.get("encoding-type") == "url" else str
+    return quote if query.get("encoding-type") else str
+
+
+def check_encoding(query: Mapping[str, str]) -> None:
+    """Refuse to write keys in any way but that of `key_encoder`.
+
+    Raises
+    ------
+    AwsError
+        InvalidArgument.
+    """
+    if query.get("encoding-type", "url") not in ("", "url"):
+        text = "Invalid Encoding Method specified in Request"
+        raise AwsError("InvalidArgument", text, ArgumentName="encoding-type")
 
 
 class _DoctypeFound(Exception):
@@ -255,20 +327,20 @@ def _add(parent: ElementTree.Element, nodes: Sequence[Node]) -> None:
 
 
 def _listed(info: ObjectInfo, encode: Callable[[str], str]) -> list[Node]:
-    checksum: list[Node] = []
-    if info.checksum:
-        checksum = [
-            ("ChecksumAlgorithm", info.checksum["algorithm"].upper()),
-            ("ChecksumType", info.checksum["type"]),
-        ]
     return [
         ("Key", encode(info.key)),
         ("LastModified", iso_time(info.modified)),
         ("ETag", f'"{info.etag}"'),
         ("Size", str(info.size)),
         ("StorageClass", "STANDARD"),
-        *checksum,
+        *_checksum_kind(info.checksum),
     ]
+
+
+def _checksum_kind(checksum: Mapping[str, str]) -> list[Node]:
+    if not checksum:
+        return []
+    return [("ChecksumAlgorithm", checksum["algorithm"].upper()), ("ChecksumType", checksum["type"])]
 
 
 def _boolean(value: bool) -> str:

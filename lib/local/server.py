@@ -25,9 +25,11 @@ from starlette.types import Message, Receive, Scope, Send
 from lib.local import answers, protocol, runtime
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
-from lib.local.s3 import S3, Call, split_path
+from lib.local.s3 import S3
+from lib.local.s3_call import Call, split_path
 from lib.local.signing import (
     UNSIGNED_PAYLOAD,
+    ChunkSigner,
     Claim,
     Credentials,
     SignedRequest,
@@ -201,7 +203,8 @@ class Services:
         verify(signed, claim, payload_hash, self._credentials)
         bucket, key = split_path(signed.raw_path)
         query = parse_query(signed.query)
-        call = Call(signed.method, bucket, key, query, signed.headers, claim.region)
+        signer = None if presigned else ChunkSigner(claim, self._credentials.secret_key)
+        call = Call(signed.method, bucket, key, query, signed.headers, claim.region, signer)
         return await self._s3.answer(request, call)
 
     async def _answer_call(

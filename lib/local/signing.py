@@ -21,6 +21,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 MAX_SKEW_SECONDS = 15 * 60
 MAX_PRESIGNED_SECONDS = 7 * 24 * 3600
 
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=(?P<credential>[^,\s]+),\s*"
@@ -85,6 +86,45 @@ class Claim:
     def scope(self) -> str:
         """The credential scope, ``DAY/REGION/SERVICE/aws4_request``."""
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
+
+
+class ChunkSigner:
+    """Checks the signatures of a body's chunks, each of which covers the one before it.
+
+    Format: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
+
+    Parameters
+    ----------
+    claim : Claim
+        Of the request; its signature, which was checked, is the first of the chain.
+    secret_key : str
+    """
+
+    def __init__(self, claim: Claim, secret_key: str) -> None:
+        self._key = signing_key(secret_key, claim.day, claim.region, claim.service)
+        self._time_and_scope = f"{claim.time}\n{claim.scope}"
+        self._previous = claim.signature
+
+    def check_chunk(self, signature: str, content_hash: str) -> None:
+        """Check the next chunk's signature, given the SHA-256 of its content in hexadecimal.
+
+        Raises
+        ------
+        AwsError
+            SignatureDoesNotMatch.
+        """
+        self._check(signature, "PAYLOAD", f"{_EMPTY_SHA256}\n{content_hash}")
+
+    def check_trailers(self, signature: str, content_hash: str) -> None:
+        """Check the signature of the trailers, given the SHA-256 of them one a line."""
+        self._check(signature, "TRAILER", content_hash)
+
+    def _check(self, signature: str, kind: str, content: str) -> None:
+        to_sign = f"{ALGORITHM}-{kind}\n{self._time_and_scope}\n{self._previous}\n{content}"
+        expected = hmac.new(self._key, to_sign.encode(), "sha256").hexdigest()
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
+            raise AwsError("SignatureDoesNotMatch", _NOT_MATCHING, 403)
+        self._previous = expected
 
 
 def read_claim(request: SignedRequest) -> Claim:

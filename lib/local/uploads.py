@@ -5,7 +5,6 @@ Rules and checksums: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuov
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import time
@@ -15,8 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.local.blobs import BlobWriter
-from lib.local.objects import ObjectInfo, Objects
-from lib.local.payload import Hasher, new_checksum
+from lib.local.checksums import (
+    COMPOSITE,
+    DEFAULT_ALGORITHM,
+    FULL_OBJECT,
+    base64_of,
+    decoded,
+    new_checksum,
+)
+from lib.local.objects import Content, ObjectInfo, ObjectPart, Objects
 from lib.local.protocol import AwsError
 
 MAX_PARTS = 10_000
@@ -48,7 +54,10 @@ class Upload:
     headers : dict
         What the object's headers will be.
     checksum : dict
-        ``algorithm`` and ``type`` (FULL_OBJECT or COMPOSITE) of the object's checksum; empty for none.
+        ``algorithm`` and ``type`` (FULL_OBJECT or COMPOSITE) of the object's checksum; empty where the
+        client leaves it to S3.
+    tags : dict
+        What the object's tags will be.
     """
 
     id: str
@@ -57,6 +66,22 @@ class Upload:
     started: float
     headers: dict[str, str]
     checksum: dict[str, str]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class UploadPage:
+    """One page of a bucket's uploads, and the common prefixes that stand for others.
+
+    Attributes
+    ----------
+    resume : tuple of str or None
+        Key and upload behind which the next page begins; None after the last page.
+    """
+
+    uploads: list[Upload]
+    prefixes: list[str]
+    resume: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -78,21 +103,27 @@ class Uploads:
     """
 
     def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+        self.objects = objects
         oldest = time.time() - _KEPT_SECONDS
         for (upload,) in objects.index.rows("SELECT id FROM uploads WHERE started < ?", oldest):
             self._forget(upload)
 
-    def create(self, bucket: str, key: str, headers: Mapping[str, str], checksum: Mapping[str, str]) -> str:
-        """Begin an upload and return its id."""
-        self._objects.check_key(bucket, key)
-        if checksum:
-            new_checksum(checksum["algorithm"])
+    def create(
+        self,
+        bucket: str,
+        key: str,
+        headers: Mapping[str, str],
+        checksum: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> str:
+        """Begin an upload and return its id; the parameters are those of `Upload`."""
+        self.objects.check_key(bucket, key)
         upload = uuid.uuid4().hex
-        values = (upload, bucket, key.encode(), time.time(), json.dumps(dict(headers)))
-        with self._objects.index.transaction() as index:
+        described = [json.dumps(dict(one)) for one in (headers, checksum, tags)]
+        with self.objects.index.transaction() as index:
             index.execute(
-                "INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?)", (*values, json.dumps(dict(checksum)))
+                "INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (upload, bucket, key.encode(), time.time(), *described),
             )
         return upload
 
@@ -104,8 +135,8 @@ class Uploads:
         AwsError
             NoSuchBucket, NoSuchUpload.
         """
-        self._objects.bucket(bucket)
-        rows = self._objects.index.rows(
+        self.objects.bucket(bucket)
+        rows = self.objects.index.rows(
             "SELECT * FROM uploads WHERE id = ? AND bucket = ? AND key = ?", upload, bucket, key.encode()
         )
         if not rows:
@@ -116,18 +147,61 @@ class Uploads:
             raise AwsError("NoSuchUpload", text, 404, UploadId=upload)
         return _upload(rows[0])
 
-    def under_way(self, bucket: str, prefix: str = "") -> list[Upload]:
-        """Return the uploads into a bucket, by key and start."""
-        self._objects.bucket(bucket)
-        found = self._objects.index.rows(
-            "SELECT * FROM uploads WHERE bucket = ? ORDER BY key, started", bucket
+    def page(
+        self,
+        bucket: str,
+        prefix: str = "",
+        delimiter: str = "",
+        after: tuple[str, str] = ("", ""),
+        limit: int = 1000,
+    ) -> UploadPage:
+        """Return a page of the uploads into a bucket, by key and start.
+
+        Parameters
+        ----------
+        prefix, delimiter, limit
+            As of a listing of objects.
+        after : tuple of str
+            The key, and the id of its upload, that the page begins behind; all of the key's uploads are
+            before the page where there is no id.
+        """
+        self.objects.bucket(bucket)
+        uploads: list[Upload] = []
+        prefixes: list[str] = []
+        last = after
+        for upload in self._behind(bucket, prefix, after):
+            end = upload.key.find(delimiter, len(prefix)) if delimiter else -1
+            common = upload.key[: end + len(delimiter)] if end >= 0 else ""
+            if common and (common in prefixes[-1:] or after[0].startswith(common)):
+                continue
+            if len(uploads) + len(prefixes) >= limit:
+                return UploadPage(uploads, prefixes, last)
+            if common:
+                prefixes.append(common)
+                last = (common, "")
+            else:
+                uploads.append(upload)
+                last = (upload.key, upload.id)
+        return UploadPage(uploads, prefixes, None)
+
+    def _behind(self, bucket: str, prefix: str, after: tuple[str, str]) -> list[Upload]:
+        """Return the uploads under a prefix that follow a key and one of its uploads."""
+        rows = self.objects.index.rows(
+            "SELECT * FROM uploads WHERE bucket = ? AND key >= ? ORDER BY key, started, id",
+            bucket,
+            after[0].encode(),
         )
-        uploads = [_upload(row) for row in found]
-        return [upload for upload in uploads if upload.key.startswith(prefix)]
+        found = [_upload(row) for row in rows]
+        key, upload_id = after
+        if key:
+            ids = [upload.id for upload in found if upload.key == key]
+            passed = ids[: ids.index(upload_id) + 1] if upload_id in ids else [] if upload_id else ids
+            found = found[len(passed) :]
+        return [upload for upload in found if upload.key.startswith(prefix)]
 
     def parts(self, upload: Upload) -> dict[int, Part]:
         """Return an upload's parts by their number, in order."""
-        rows = self._objects.index.rows(
+        rows = self.objects.index.rows(
             "SELECT number, blob, size, etag, modified, checksum FROM parts WHERE upload = ? ORDER BY number",
             upload.id,
         )
@@ -153,13 +227,11 @@ class Uploads:
             raise AwsError("InvalidArgument", text)
         wanted, given = upload.checksum.get("algorithm"), (checksum or {}).get("algorithm")
         if wanted and wanted != given:
-            text = (
-                f"Checksum Type mismatch occurred, expected checksum Type: {wanted}, actual checksum Type: "
-            )
-            raise AwsError("InvalidRequest", text + (given or "null"))
+            text = f"Checksum Type mismatch occurred, expected checksum Type: {wanted}, "
+            raise AwsError("InvalidRequest", f"{text}actual checksum Type: {given or 'null'}")
         blob = writer.keep()
         try:
-            with self._objects.index.transaction() as index:
+            with self.objects.index.transaction() as index:
                 self.get(upload.bucket, upload.key, upload.id)
                 older = self.parts(upload).get(number)
                 row = (upload.id, number, blob, writer.size, writer.etag, time.time())
@@ -168,18 +240,18 @@ class Uploads:
                     (*row, json.dumps(dict(checksum or {}))),
                 )
         except BaseException:
-            self._objects.blobs.remove(blob)
+            self.objects.blobs.remove(blob)
             raise
         if older:
-            self._objects.blobs.remove(older.blob)
+            self.objects.blobs.remove(older.blob)
 
     def copy_part(self, upload: Upload, number: int, blob: str, start: int, length: int) -> Part:
         """Make ``length`` bytes of a blob, from ``start`` on, the part of that number."""
         algorithm = upload.checksum.get("algorithm")
-        with self._objects.blobs.create() as writer:
+        with self.objects.blobs.create() as writer:
             hasher = new_checksum(algorithm) if algorithm else None
-            writer.write_file(self._objects.blobs.path(blob), start, length, hasher)
-            checksum = {"algorithm": algorithm, "value": _base64(hasher)} if algorithm and hasher else {}
+            writer.write_file(self.objects.blobs.path(blob), start, length, hasher)
+            checksum = {"algorithm": algorithm, "value": base64_of(hasher)} if algorithm and hasher else {}
             self.add_part(upload, number, writer, checksum)
         return self.parts(upload)[number]
 
@@ -188,32 +260,37 @@ class Uploads:
         upload: Upload,
         named: list[NamedPart],
         expected: str = "",
+        size: str = "",
         conditions: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         """Join the named parts into the object.
 
         Parameters
         ----------
-        expected : str
-            The checksum the client computed of the whole object; empty where it did not.
+        expected, size : str
+            Checksum and length of the whole object as the client says; empty where it does not.
 
         Raises
         ------
         AwsError
-            InvalidPartOrder, InvalidPart, EntityTooSmall, BadDigest, InsufficientStorage.
+            InvalidPartOrder, InvalidPart, EntityTooSmall, InvalidRequest, BadDigest, InsufficientStorage.
         """
         parts = self._chosen(upload, named)
-        with self._objects.blobs.create(with_etag=False) as writer:
+        total = sum(part.size for part in parts)
+        if size and size != str(total):
+            text = f"The provided 'x-amz-mp-object-size' header value {size} does not match what was computed"
+            raise AwsError("InvalidRequest", f"{text}: {total}")
+        with self.objects.blobs.create(with_etag=False) as writer:
             checksum = self._join(upload, parts, writer)
-            if expected and checksum.get("value", "").partition("-")[0] != expected.partition("-")[0]:
-                text = f"The {checksum.get('algorithm', 'checksum').upper()} you specified did not match"
+            if expected and checksum["value"].partition("-")[0] != expected.partition("-")[0]:
+                text = f"The {checksum['algorithm'].upper()} you specified did not match"
                 raise AwsError("BadDigest", f"{text} the calculated checksum.")
             blob = writer.keep()
         joined = hashlib.md5(b"".join(bytes.fromhex(part.etag) for part in parts), usedforsecurity=False)
         etag = f"{joined.hexdigest()}-{len(parts)}"
-        info = self._objects.commit_blob(
-            upload.bucket, upload.key, blob, writer.size, etag, upload.headers, checksum, conditions
-        )
+        kept = [ObjectPart(part.number, part.size, part.checksum.get("value", "")) for part in parts]
+        content = Content(blob, total, etag, upload.headers, checksum, upload.tags, kept)
+        info = self.objects.commit(upload.bucket, upload.key, content, conditions)
         self._forget(upload.id)
         return info
 
@@ -230,7 +307,14 @@ class Uploads:
             )
             raise AwsError("InvalidPartOrder", text)
         there = self.parts(upload)
+        algorithm, kind = upload.checksum.get("algorithm"), upload.checksum.get("type")
         for part in named:
+            if kind == COMPOSITE and not part.checksum:
+                text = (
+                    f"The upload was created using a {algorithm} checksum. The complete request must include "
+                    f"the checksum for each part. It was missing for part {part.number} in the request."
+                )
+                raise AwsError("InvalidRequest", text)
             found = there.get(part.number)
             if (
                 found is None
@@ -251,34 +335,31 @@ class Uploads:
 
     def _join(self, upload: Upload, parts: list[Part], writer: BlobWriter) -> dict[str, str]:
         """Write all parts one behind the other and return the object's checksum."""
-        algorithm, kind = upload.checksum.get("algorithm"), upload.checksum.get("type")
-        whole = new_checksum(algorithm) if algorithm and kind == "FULL_OBJECT" else None
+        algorithm = upload.checksum.get("algorithm", DEFAULT_ALGORITHM)
+        kind = upload.checksum.get("type", FULL_OBJECT)
+        whole = new_checksum(algorithm) if kind == FULL_OBJECT else None
         for part in parts:
-            writer.write_file(self._objects.blobs.path(part.blob), 0, part.size, whole)
-        if not algorithm:
-            return {}
+            writer.write_file(self.objects.blobs.path(part.blob), 0, part.size, whole)
         if whole:
-            value = _base64(whole)
+            value = base64_of(whole)
         else:
             of_parts = new_checksum(algorithm)
             for part in parts:
-                of_parts.update(base64.b64decode(part.checksum.get("value", "")))
-            value = f"{_base64(of_parts)}-{len(parts)}"
-        return {**upload.checksum, "value": value}
+                of_parts.update(decoded(algorithm, part.checksum["value"]))
+            value = f"{base64_of(of_parts)}-{len(parts)}"
+        return {"algorithm": algorithm, "type": kind, "value": value}
 
     def _forget(self, upload: str) -> None:
-        with self._objects.index.transaction() as index:
+        with self.objects.index.transaction() as index:
             blobs = index.execute("SELECT blob FROM parts WHERE upload = ?", (upload,)).fetchall()
             index.execute("DELETE FROM parts WHERE upload = ?", (upload,))
             index.execute("DELETE FROM uploads WHERE id = ?", (upload,))
         for (blob,) in blobs:
-            self._objects.blobs.remove(blob)
-
-
-def _base64(hasher: Hasher) -> str:
-    return base64.b64encode(hasher.digest()).decode()
+            self.objects.blobs.remove(blob)
 
 
 def _upload(row: tuple[Any, ...]) -> Upload:
-    name, bucket, key, started, headers, checksum = row
-    return Upload(name, bucket, key.decode(), started, json.loads(headers), json.loads(checksum))
+    name, bucket, key, started, headers, checksum, tags = row
+    return Upload(
+        name, bucket, key.decode(), started, json.loads(headers), json.loads(checksum), json.loads(tags)
+    )

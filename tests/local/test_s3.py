@@ -499,8 +499,9 @@ def test_a_tampered_presigned_url_is_refused(s3: Any, bucket: str) -> None:
 def test_what_is_not_there_is_said(s3: Any, bucket: str) -> None:
     put(s3, bucket, "k")
     assert code_of(s3.get_bucket_policy, Bucket=bucket) == "NotImplemented"
-    assert code_of(s3.get_object_tagging, Bucket=bucket, Key="k") == "NotImplemented"
-    assert code_of(s3.put_object, Bucket=bucket, Key="k", Body=b"", Tagging="a=b") == "NotImplemented"
+    assert code_of(s3.get_object_torrent, Bucket=bucket, Key="k") == "NotImplemented"
+    redirect = {"WebsiteRedirectLocation": "/other"}
+    assert code_of(s3.put_object, Bucket=bucket, Key="k", Body=b"", **redirect) == "NotImplemented"
     assert code_of(s3.get_object, Bucket=bucket, Key="k", VersionId="1") == "NotImplemented"
     public = code_of(s3.put_object, Bucket=bucket, Key="k", Body=b"", ACL="public-read")
     assert public == "AccessControlListNotSupported"
