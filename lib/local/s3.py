@@ -25,7 +25,7 @@ from lib.local.objects import MAX_OBJECT_BYTES, Content, ObjectInfo, ObjectPart,
 from lib.local.payload import Payload, content_of
 from lib.local.protocol import AwsError
 from lib.local.s3_attributes import attributes
-from lib.local.s3_call import Call, refuse_versions, split_path
+from lib.local.s3_call import Call, split_source
 from lib.local.s3_multipart import Multipart, part_number
 from lib.local.s3_xml import MEDIA_TYPE
 from lib.local.uploads import Upload, Uploads
@@ -259,13 +259,7 @@ class S3:
 
     def _copy_source(self, call: Call) -> tuple[ObjectInfo, str]:
         """Return the object to copy, and a blob of its bytes."""
-        path, _, version = call.headers["x-amz-copy-source"].partition("?versionId=")
-        refuse_versions(version)
-        bucket, key = split_path(path)
-        if not key:
-            text = "Copy Source must mention the source bucket and key: sourcebucket/sourcekey"
-            raise AwsError("InvalidArgument", text)
-        info, blob = self._objects.snapshot(bucket, key)
+        info, blob = self._objects.snapshot(*split_source(call.headers["x-amz-copy-source"]))
         try:
             check_copy(info.etag, info.modified, call.headers)
         except BaseException:

@@ -74,8 +74,29 @@ def split_path(raw_path: str) -> tuple[str, str]:
         InvalidURI where the key is not UTF-8.
     """
     bucket, _, key = raw_path.removeprefix("/").partition("/")
+    return _decoded(unquote_to_bytes(bucket)), _decoded(unquote_to_bytes(key))
+
+
+def split_source(text: str) -> tuple[str, str]:
+    """Return bucket and key that ``x-amz-copy-source`` names; its slash may be percent-encoded too.
+
+    Raises
+    ------
+    AwsError
+        InvalidArgument where it names no key, NotImplemented where it names a version.
+    """
+    path, _, version = text.partition("?versionId=")
+    refuse_versions(version)
+    bucket, _, key = unquote_to_bytes(path).removeprefix(b"/").partition(b"/")
+    if not key:
+        message = "Copy Source must mention the source bucket and key: sourcebucket/sourcekey"
+        raise AwsError("InvalidArgument", message, ArgumentName="x-amz-copy-source", ArgumentValue=text)
+    return _decoded(bucket), _decoded(key)
+
+
+def _decoded(text: bytes) -> str:
     try:
-        return unquote_to_bytes(bucket).decode(), unquote_to_bytes(key).decode()
+        return text.decode()
     except UnicodeDecodeError:
         raise AwsError("InvalidURI", "Couldn't parse the specified URI.") from None
 

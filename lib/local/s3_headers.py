@@ -32,7 +32,7 @@ _UNSUPPORTED = (
     "x-amz-write-offset-bytes",
     "x-amz-mfa",
 )
-_ALLOWED_ACL = ("private", "bucket-owner-full-control")
+_ALLOWED_ACL = ("", "private", "bucket-owner-full-control")
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
@@ -48,7 +48,7 @@ def refuse_unsupported(headers: Mapping[str, str]) -> None:
         if name.startswith(_UNSUPPORTED):
             text = "A header you provided implies functionality that is not implemented"
             raise AwsError("NotImplemented", text, 501, Header=name)
-    if headers.get("x-amz-acl", "private") not in _ALLOWED_ACL:
+    if headers.get("x-amz-acl", "") not in _ALLOWED_ACL:
         raise AwsError("AccessControlListNotSupported", "The bucket does not allow ACLs")
 
 
