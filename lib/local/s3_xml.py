@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ MEDIA_TYPE = "application/xml"
 OWNER_ID = "local"
 MAX_DELETED_KEYS = 1000
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f]")
+
 Node = tuple[str, Any]
 """An element: its name, and its text or its children (a list of nodes)."""
 
@@ -32,16 +35,14 @@ def document(name: str, children: Sequence[Node], namespace: str = NAMESPACE) ->
     """Return an XML document."""
     root = ElementTree.Element(name, {"xmlns": namespace} if namespace else {})
     _add(root, children)
-    answer: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return answer
+    return _written(root)
 
 
 def text_document(name: str, text: str) -> bytes:
     """Return an XML document of one element."""
     root = ElementTree.Element(name, {"xmlns": NAMESPACE})
     root.text = text
-    answer: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return answer
+    return _written(root)
 
 
 def error_document(error: AwsError, resource: str, request_id: str) -> bytes:
@@ -94,7 +95,7 @@ def object_list(bucket: str, query: Mapping[str, str], limit: int, page: Page) -
         owner: list[Node] = [("Owner", [("ID", OWNER_ID)])] if query.get("fetch-owner") == "true" else []
     else:
         nodes.append(("Marker", encode(query.get("marker", ""))))
-        if page.resume is not None:
+        if page.resume is not None and query.get("delimiter"):  # else it is the last key
             nodes.append(("NextMarker", encode(page.last)))
         owner = [("Owner", [("ID", OWNER_ID)])]
     nodes += [("Contents", _listed(info, encode) + owner) for info in page.contents]
@@ -315,6 +316,12 @@ class _PlainBuilder(ElementTree.TreeBuilder):
 
     def doctype(self, name: str, pubid: str, system: str) -> None:
         raise _DoctypeFound
+
+
+def _written(root: ElementTree.Element) -> bytes:
+    data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    # a parser would take a plain carriage return for a line break, and refuse the other characters
+    return _CONTROL.sub(lambda found: b"&#%d;" % ord(found[0]), data)
 
 
 def _add(parent: ElementTree.Element, nodes: Sequence[Node]) -> None:
