@@ -9,15 +9,14 @@ Protocol: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from lib.local import listing, s3_headers, s3_xml, tags
+from lib.local import listing, s3_headers, s3_xml, streams, tags
 from lib.local.blobs import COPY_BYTES, BlobWriter
 from lib.local.checksums import CHECKSUM_PREFIX, DEFAULT_ALGORITHM, FULL_OBJECT
 from lib.local.conditions import check_copy, check_write
@@ -95,7 +94,7 @@ class S3:
         headers = call.headers
         if operation == self._multipart.complete:  # its checksum is the object's, not the body's
             headers = {name: headers[name] for name in headers if not name.startswith(CHECKSUM_PREFIX)}
-        body = content_of(headers, await _read_body(request), call.signer)
+        body = content_of(headers, await streams.read_all(request.stream(), MAX_XML_BYTES), call.signer)
         return await run_in_threadpool(operation, replace(call, body=body))
 
     # ---- service and buckets
@@ -187,7 +186,7 @@ class S3:
         except BaseException:
             file.close()
             raise
-        return StreamingResponse(_read_slice(file, length), status, headers)
+        return StreamingResponse(streams.read_slice(file, length), status, headers)
 
     def _head_object(self, call: Call) -> Response:
         info = self._objects.get(call.bucket, call.key)
@@ -274,8 +273,7 @@ class S3:
         if payload.length > MAX_OBJECT_BYTES:
             raise AwsError("EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
         with self._objects.blobs.create() as writer:
-            async for data in _in_large_pieces(request.stream()):
-                await run_in_threadpool(lambda piece: writer.write(payload.feed(piece)), data)
+            await streams.work_through(request.stream(), lambda piece: writer.write(payload.feed(piece)))
             payload.finish()
             return await run_in_threadpool(self._after_put, call, upload, writer, payload.checksum)
 
@@ -313,40 +311,3 @@ def _default_checksum(upload: Upload | None) -> str:
     if upload is None:
         return DEFAULT_ALGORITHM
     return upload.checksum["algorithm"] if upload.checksum.get("type") == FULL_OBJECT else ""
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for data in request.stream():
-        body += data
-        if len(body) > MAX_XML_BYTES:
-            raise AwsError("MaxMessageLengthExceeded", "Your request was too big.")
-    return bytes(body)
-
-
-async def _in_large_pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Join small pieces: hashing and writing have their cost a call."""
-    pieces: list[bytes] = []
-    size = 0
-    async for data in stream:
-        pieces.append(data)
-        size += len(data)
-        if size >= COPY_BYTES:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    if size:
-        yield b"".join(pieces)
-
-
-async def _read_slice(file: BinaryIO, length: int) -> AsyncIterator[bytes]:
-    """Yield ``length`` bytes of an open file, and close it."""
-    try:
-        left = length
-        while left:
-            data = await run_in_threadpool(file.read, min(left, COPY_BYTES))
-            if not data:
-                return
-            left -= len(data)
-            yield data
-    finally:
-        file.close()

@@ -60,7 +60,8 @@ def serve(root: Path | str | None = None, port: int = 0) -> None:
         )
         config = uvicorn.Config(
             app,
-            http="h11",
+            http="httptools",
+            loop="asyncio",
             ws="none",
             lifespan="on",
             access_log=False,
