@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,7 +73,8 @@ class Taken:
         ours = self.seconds[OURS]
         rates = [figure(self.work / self.seconds[who]) if who in self.seconds else "–" for who in WHO]
         ratios = [f"{self.seconds[who] / ours:.2f}" if who in self.seconds else "–" for who in (MOTO, COPY)]
-        return [f"{self.title}, {self.unit}/s", *rates, *ratios]
+        unit = f"{self.unit}/s" if self.unit else "a second"
+        return [f"{self.title}, {unit}", *rates, *ratios]
 
 
 WHO = (OURS, MOTO, COPY)
@@ -196,7 +198,7 @@ def measure_large(servers: list[Server], folder: Path, repeat: int) -> list[Take
     def add(title: str, action: Callable[[Server], object]) -> None:
         taken = Taken(title, "MiB", size, {COPY: copied})
         for server in servers:
-            taken.seconds[server.name] = best(lambda server=server: action(server), repeat)
+            taken.seconds[server.name] = best(partial(action, server), repeat)
         measured.append(taken)
 
     add("put of 64 MiB, boto3", lambda server: server.client.put_object(Bucket=BUCKET, Key="k", Body=data))
@@ -224,10 +226,8 @@ def measure_huge(servers: list[Server], folder: Path, size: int) -> tuple[list[T
     peaks = {}
     for server in servers:
         server.peak(reset=True)
-        action = server.client.upload_file
-        up.seconds[server.name] = best(lambda: action(str(source), BUCKET, "huge"), 1)  # noqa: B023
-        action = server.client.download_file
-        down.seconds[server.name] = best(lambda: action(BUCKET, "huge", str(target)), 1)  # noqa: B023
+        up.seconds[server.name] = best(partial(server.client.upload_file, str(source), BUCKET, "huge"), 1)
+        down.seconds[server.name] = best(partial(server.client.download_file, BUCKET, "huge", str(target)), 1)
         assert target.stat().st_size == size
         peaks[server.name] = server.peak()
         server.client.delete_object(Bucket=BUCKET, Key="huge")
@@ -265,10 +265,9 @@ def measure_small(servers: list[Server], count: int, repeat: int) -> list[Taken]
     ]
     measured = []
     for title, work, action in actions:
-        taken = Taken(title, "1" if work != 50 else "folders", work)
-        taken.unit = ""
+        taken = Taken(title, "", work)
         for server in servers:
-            taken.seconds[server.name] = best(lambda server=server: action(server), repeat)
+            taken.seconds[server.name] = best(partial(action, server), repeat)
         measured.append(taken)
     return measured
 

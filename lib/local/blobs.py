@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 from collections.abc import Container
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -125,6 +126,9 @@ class Blobs:
             self._used -= size
 
 
+_HASHERS = ThreadPoolExecutor(4, thread_name_prefix="md5")
+
+
 class BlobWriter:
     """A blob being written; in a ``with`` statement it is deleted unless `keep` is called.
 
@@ -138,6 +142,7 @@ class BlobWriter:
         self._blobs = blobs
         self._path = path
         self._md5 = hashlib.md5(usedforsecurity=False) if with_etag else None
+        self._hashing: Future[None] | None = None
         self._kept = False
         self.size = 0
         try:
@@ -148,7 +153,10 @@ class BlobWriter:
     @property
     def etag(self) -> str:
         """The MD5 of what was written, in hexadecimal: S3's ETag, without its quotes."""
-        return self._md5.hexdigest() if self._md5 else ""
+        if not self._md5:
+            return ""
+        self._join()
+        return self._md5.hexdigest()
 
     def write(self, data: bytes) -> None:
         """Append bytes.
@@ -160,14 +168,20 @@ class BlobWriter:
         """
         self._blobs.reserve(len(data))
         self.size += len(data)
-        if self._md5:
-            self._md5.update(data)
+        if self._md5:  # the slowest part by far: beside writing, and what else is done with the next piece
+            self._join()
+            self._hashing = _HASHERS.submit(self._md5.update, data)
         view = memoryview(data)
         try:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise _storage_error(error) from error
+
+    def _join(self) -> None:
+        if self._hashing:
+            self._hashing.result()
+            self._hashing = None
 
     def write_file(
         self, path: Path, start: int = 0, length: int | None = None, hasher: Hasher | None = None

@@ -60,8 +60,7 @@ def serve(root: Path | str | None = None, port: int = 0) -> None:
         )
         config = uvicorn.Config(
             app,
-            http="httptools",
-            loop="asyncio",
+            http="h11",
             ws="none",
             lifespan="on",
             access_log=False,

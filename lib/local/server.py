@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from lib.local import answers, protocol, runtime
+from lib.local import answers, protocol, runtime, signing_v2
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
 from lib.local.s3 import S3
@@ -37,6 +37,7 @@ from lib.local.signing import (
     read_claim,
     verify,
 )
+from lib.local.store import REGION
 from lib.local.uploads import Uploads
 
 MAX_BODY_BYTES = 8 * 1024**2
@@ -175,9 +176,12 @@ class Services:
         service = "s3"
         try:
             _refuse_strangers(headers, request.scope["server"][1])
-            claim = read_claim(signed)
-            service = claim.service
-            if service == "s3":
+            claim = None if signing_v2.is_presigned(signed) else read_claim(signed)
+            service = claim.service if claim else service
+            if claim is None:
+                signed = signing_v2.verify(signed, self._credentials)
+                response = await self._s3.answer(request, _call_of(signed, REGION))
+            elif service == "s3":
                 response = await self._answer_s3(request, signed, claim)
             else:
                 response = await self._answer_call(request, signed, claim, request_id)
@@ -201,11 +205,8 @@ class Services:
             text = "Missing required header for this request: x-amz-content-sha256"
             raise AwsError("InvalidRequest", text)
         verify(signed, claim, payload_hash, self._credentials)
-        bucket, key = split_path(signed.raw_path)
-        query = parse_query(signed.query)
         signer = None if presigned else ChunkSigner(claim, self._credentials.secret_key)
-        call = Call(signed.method, bucket, key, query, signed.headers, claim.region, signer)
-        return await self._s3.answer(request, call)
+        return await self._s3.answer(request, _call_of(signed, claim.region, signer))
 
     async def _answer_call(
         self, request: Request, signed: SignedRequest, claim: Claim, request_id: str
@@ -235,6 +236,11 @@ class Services:
         params = protocol.parse(service, operation, body)
         answer = self._calls[service](operation, params)
         return answers.json_answer(protocol.render(service, operation, answer))
+
+
+def _call_of(signed: SignedRequest, region: str, signer: ChunkSigner | None = None) -> Call:
+    bucket, key = split_path(signed.raw_path)
+    return Call(signed.method, bucket, key, parse_query(signed.query), signed.headers, region, signer)
 
 
 def _headers(request: Request) -> dict[str, str]:

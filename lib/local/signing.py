@@ -27,7 +27,7 @@ _AUTHORIZATION = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=(?P<credential>[^,\s]+),\s*"
     r"SignedHeaders=(?P<signed>[^,\s]+),\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
-_NOT_MATCHING = (
+NOT_MATCHING = (
     "The request signature we calculated does not match the signature you provided. "
     "Check your AWS Secret Access Key and signing method."
 )
@@ -123,7 +123,7 @@ class ChunkSigner:
         to_sign = f"{ALGORITHM}-{kind}\n{self._time_and_scope}\n{self._previous}\n{content}"
         expected = hmac.new(self._key, to_sign.encode(), "sha256").hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.encode()):
-            raise AwsError("SignatureDoesNotMatch", _NOT_MATCHING, 403)
+            raise AwsError("SignatureDoesNotMatch", NOT_MATCHING, 403)
         self._previous = expected
 
 
@@ -191,7 +191,7 @@ def verify(
     _check_signed_headers(request, claim)
     expected = _signature(request, claim, payload_hash, credentials.secret_key)
     if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
-        raise AwsError("SignatureDoesNotMatch" if s3 else "InvalidSignatureException", _NOT_MATCHING, 403)
+        raise AwsError("SignatureDoesNotMatch" if s3 else "InvalidSignatureException", NOT_MATCHING, 403)
 
 
 def sign(

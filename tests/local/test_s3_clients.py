@@ -288,8 +288,9 @@ def test_pyarrow_has_files_and_folders(arrow: pyarrow.fs.S3FileSystem) -> None:
 # ---- presigned URLs, by a client that knows nothing of AWS
 
 
-def test_presigned_urls_put_and_get(s3: Any) -> None:
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
+@pytest.mark.parametrize("version", ["s3", "s3v4"])  # boto3 presigns by version 2 unless told otherwise
+def test_presigned_urls_put_and_get(s3: Any, version: str) -> None:
+    client = boto3.client("s3", config=Config(signature_version=version))
     target = {"Bucket": BUCKET, "Key": "signed/ü +%.txt"}
     put = client.generate_presigned_url("put_object", Params={**target, "ContentType": "text/x"})
     request = urllib.request.Request(put, b"sent", {"Content-Type": "text/x"}, method="PUT")
@@ -306,8 +307,9 @@ def test_presigned_urls_put_and_get(s3: Any) -> None:
         assert (answer.status, answer.read()) == (206, b"en")
 
 
-def test_a_presigned_url_is_for_its_headers_and_its_time_only(s3: Any) -> None:
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
+@pytest.mark.parametrize("version", ["s3", "s3v4"])  # boto3 presigns by version 2 unless told otherwise
+def test_a_presigned_url_is_for_its_headers_and_its_time_only(s3: Any, version: str) -> None:
+    client = boto3.client("s3", config=Config(signature_version=version))
     target = {"Bucket": BUCKET, "Key": "signed"}
     put = client.generate_presigned_url("put_object", Params={**target, "ContentType": "text/x"})
     for headers in ({"Content-Type": "text/y"}, {"Content-Type": "text/x", "x-amz-meta-a": "b"}):
