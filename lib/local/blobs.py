@@ -107,6 +107,14 @@ class Blobs:
             if path.name not in keep:
                 self.remove(path.name)
 
+    def sync(self) -> None:
+        """Make sure that the blobs' names are safe on disk, too."""
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
     def reserve(self, size: int) -> None:
         """Count ``size`` bytes as used.
 
@@ -202,6 +210,7 @@ class BlobWriter:
             os.fsync(self._file.fileno())
             os.fchmod(self._file.fileno(), 0o400)
             self._file.close()
+            self._blobs.sync()
         except OSError as error:
             raise _storage_error(error) from error
         self._kept = True

@@ -107,6 +107,9 @@ def _open(path: Path) -> sqlite3.Connection:
             database.executescript(script)
         elif version != _SCHEMA_VERSION:
             problem = f"it is of version {version}, not {_SCHEMA_VERSION}"
+        else:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            problem = "" if found == "ok" else f"it is damaged ({found.splitlines()[-1]})"
     except sqlite3.DatabaseError as error:
         problem = str(error)
     if problem:

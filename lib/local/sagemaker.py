@@ -171,7 +171,7 @@ class SageMaker:
             )
         try:
             return handler(params)
-        except (sqlite3.OperationalError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise AwsError(
                 "InternalFailure", f"The local AWS could not do {operation}: {error}.", status=500
             ) from error

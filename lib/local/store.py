@@ -170,6 +170,9 @@ class Store:
             if version == 0:
                 script = f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
                 self._database.executescript(script)
+            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"it is damaged ({found.splitlines()[-1]})")
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise ReelbookError(

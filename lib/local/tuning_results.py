@@ -107,6 +107,6 @@ def finish(document: dict[str, Any], status: str, reason: str | None = None) -> 
     """Note in a tuning job's document that it has ended."""
     document["HyperParameterTuningEndTime"] = now = time.time()
     document["HyperParameterTuningJobStatus"] = status
-    document["ConsumedResources"] = {"RuntimeInSeconds": math.ceil(now - document["CreationTime"])}
+    document["ConsumedResources"] = {"RuntimeInSeconds": max(0, math.ceil(now - document["CreationTime"]))}
     if reason is not None:
         document["FailureReason"] = reason[:MAX_FAILURE_REASON]
