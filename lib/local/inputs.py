@@ -51,6 +51,8 @@ def check_source(source: dict[str, Any], member: str) -> None:
     """
     for other in set(source) - {"S3DataSource"}:
         raise unsupported(f"{other} in {member}")
+    if "S3DataSource" not in source:
+        raise AwsError("ValidationException", f"{member} names no S3DataSource.")
     refuse_unless(
         source["S3DataSource"].get("S3DataType"), ("S3Prefix",), f"{member}.S3DataSource.S3DataType"
     )

@@ -149,6 +149,12 @@ class TrainingJobs:
         AwsError
             ValidationException.
         """
+        for member in ("AlgorithmSpecification", "ResourceConfig"):
+            if member not in params:
+                raise AwsError("ValidationException", f"{member} is missing.")
+        for member in ("ServerlessJobConfig", "ModelPackageConfig"):
+            if params.get(member):
+                raise unsupported(member)
         specification = params["AlgorithmSpecification"]
         algorithm.check_image(specification.get("TrainingImage"), "AlgorithmSpecification.TrainingImage")
         if specification.get("MetricDefinitions"):
@@ -401,7 +407,8 @@ def _check_resources(params: dict[str, Any]) -> None:
     if count != 1:
         raise AwsError(
             "ValidationException",
-            f"The local AWS trains on one instance, but ResourceConfig.InstanceCount is {count}.",
+            f"The local AWS trains on one instance, with all cores of this machine, but "
+            f"ResourceConfig.InstanceCount is {count}.",
         )
     stopping = params.get("StoppingCondition", {})
     if params.get("EnableManagedSpotTraining"):

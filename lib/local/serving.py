@@ -34,7 +34,9 @@ _NO_PING = (
 
 def container_of(model: dict[str, Any]) -> dict[str, Any]:
     """Return the one container of a model's description."""
-    container: dict[str, Any] = model.get("PrimaryContainer") or model["Containers"][0]
+    container: dict[str, Any] = (
+        model["PrimaryContainer"] if "PrimaryContainer" in model else model["Containers"][0]
+    )
     return container
 
 

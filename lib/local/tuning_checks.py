@@ -60,7 +60,9 @@ def check(params: dict[str, Any], store: Store) -> list[Range]:
     for name in tuned:
         if name in static:
             raise AwsError("ValidationException", f"The hyperparameter {name} is both static and tuned.")
-    algorithm.check_search(tuned, static, definition["AlgorithmSpecification"]["TrainingImage"])
+    image = definition["AlgorithmSpecification"].get("TrainingImage")
+    algorithm.check_image(image, "AlgorithmSpecification.TrainingImage")
+    algorithm.check_search(tuned, static, image)
     _check_parents(params, store)
     return ranges
 

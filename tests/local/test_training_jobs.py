@@ -273,7 +273,8 @@ def test_an_input_that_has_gone_fails_the_job(tmp_path: Path) -> None:
     [
         (
             {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 1}},
-            "The local AWS trains on one instance, but ResourceConfig.InstanceCount is 2.",
+            "The local AWS trains on one instance, with all cores of this machine, but ResourceConfig.InstanceCount "
+            "is 2.",
         ),
         (
             {"AlgorithmSpecification": {"TrainingImage": "1/xgboost:1", "TrainingInputMode": "File"}},
