@@ -5,7 +5,7 @@ serving process by bare HTTP, and through the local AWS by boto3 from one client
 two are limits: what is above them is the price of HTTP, and of boto3 with AWS's protocol.  An idle endpoint's
 processor time is measured at the end.
 
-    .venv/bin/python benchmarks/local_endpoints.py [--seconds N] [--clients N] [--markdown]
+    .venv/bin/python benchmarks/local_endpoints.py [--seconds N] [--clients N] [--markdown docs/benchmarks.md]
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import scipy.sparse as sp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib import fm, local, recordio  # noqa: E402  the checkout is not installed
+from benchmarks.support.report import Report, machine  # noqa: E402  the checkout is not installed
+from lib import fm, local, recordio  # noqa: E402
 from lib.jobs import RECORDIO  # noqa: E402
 
 CUSTOMERS, VIDEOS, FACTORS = 100_000, 10_000, 64
-HEADER = ("rows a request", "asked", "p50 ms", "p99 ms", "requests/s", "rows/s")
+HEADER = ("", "p50 ms", "p99 ms", "requests/s", "rows/s")
 
 
 def main() -> None:
@@ -43,8 +44,10 @@ def main() -> None:
     parser.add_argument(
         "--clients", type=int, default=8, help="how many clients ask at once in the last rows"
     )
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--markdown", type=Path, help="a page that the table is put into")
     options = parser.parse_args()
+    report = Report("local_endpoints")
+    report.text(machine())
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         server = local.start(root)
@@ -52,8 +55,10 @@ def main() -> None:
             rows, idle = measure(server, Path(folder), options.seconds, options.clients)
         finally:
             local.stop(root)
-    show(rows, options.markdown)
-    print(f"\nIdle: the endpoint's process used {idle:.3f} seconds of processor time in 10 seconds.")
+    report.table("An endpoint of the local AWS", HEADER, rows)
+    report.text(f"Idle: the endpoint's process used {idle:.3f} seconds of processor time in 10 seconds.")
+    if options.markdown:
+        report.put_into(options.markdown)
 
 
 def measure(
@@ -100,7 +105,15 @@ def measure(
             times, wall = timed(ask, seconds, at_once)
             p50, p99 = np.percentile(times, [50, 99]) * 1000
             rate = len(times) / wall
-            rows.append((count, label, f"{p50:.2f}", f"{p99:.2f}", f"{rate:,.0f}", f"{rate * count:,.0f}"))
+            rows.append(
+                (
+                    f"{count:,} rows, {label}",
+                    f"{p50:.2f}",
+                    f"{p99:.2f}",
+                    f"{rate:,.0f}",
+                    f"{rate * count:,.0f}",
+                )
+            )
     before = sum(process.cpu_times()[:2])
     time.sleep(10)
     return rows, sum(process.cpu_times()[:2]) - before
@@ -168,18 +181,6 @@ def timed(ask: Callable[[], object], seconds: float, clients: int) -> tuple[list
     with ThreadPoolExecutor(clients) as pool:
         times = [took for each in pool.map(work, range(clients)) for took in each]
     return times, time.perf_counter() - began
-
-
-def show(rows: list[tuple[Any, ...]], markdown: bool) -> None:
-    """Print the table."""
-    if markdown:
-        print("| " + " | ".join(HEADER) + " |", "|---:|---|---:|---:|---:|---:|", sep="\n")
-        for row in rows:
-            print("| " + " | ".join(str(cell) for cell in row) + " |")
-        return
-    print("{:>14}  {:<30} {:>8} {:>8} {:>11} {:>12}".format(*HEADER))
-    for row in rows:
-        print("{:>14,}  {:<30} {:>8} {:>8} {:>11} {:>12}".format(*row))
 
 
 if __name__ == "__main__":
