@@ -1,8 +1,8 @@
 """Load the local AWS for minutes: clients that put, get and list, endpoints that are invoked, jobs that run.
 
 Every client checks what it gets against what it put, without retries; at the end every object is read once
-more.  One error, or one lost byte, makes the exit code 1.  The server's memory is taken every few seconds: what it
-had after the first fifth of the time is compared with what it has at the end.
+more.  One error, or one lost byte, makes the exit code 1.  The server's memory is taken every two seconds, and
+told after each fifth of the time.
 
     .venv/bin/python benchmarks/local_load.py [--seconds 300] [--clients 64] [--endpoints 8] [--jobs 4]
 """
@@ -290,7 +290,7 @@ def loaded(server: local.Server, options: argparse.Namespace, report: Report) ->
         for key, digest in objects.items():
             found = hashlib.sha256(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()).hexdigest()
             errors += [] if found == digest else [f"{key} is lost"]
-    early, late = taken[len(taken) // 5], taken[-1]
+    fifths = " ".join(f"{taken[len(taken) * fifth // 5 - 1]:.0f}" for fifth in range(1, 6))
     counted = [[what, f"{count:,}", f"{count / options.seconds:.1f}"] for what, count in sorted(done.items())]
     title = (
         f"{options.clients} clients of S3, {options.endpoints} endpoints, {options.jobs} jobs at once, "
@@ -300,8 +300,8 @@ def loaded(server: local.Server, options: argparse.Namespace, report: Report) ->
     p50, p99, most = np.percentile(waits, [50, 99, 100])
     report.text(
         f"{len(errors)} errors. A request took {p50 * 1000:.0f} ms (p50), {p99 * 1000:.0f} ms (p99), "
-        f"{most:.1f} s (the longest). The server's memory: {early:.0f} MB after a fifth of the time, "
-        f"{late:.0f} MB at the end, {max(taken):.0f} MB at most."
+        f"{most:.1f} s (the longest). The server's memory after each fifth of the time: {fifths} MB, "
+        f"{max(taken):.0f} MB at most."
     )
     for error in errors[:20]:
         print(error, file=sys.stderr)

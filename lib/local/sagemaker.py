@@ -19,6 +19,7 @@ from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.endpoints import Endpoints
 from lib.local.jobs import TrainingJobs
 from lib.local.logs import Logs
+from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
 from lib.local.serving import container_of, model_data_uri
@@ -81,6 +82,8 @@ class SageMaker:
         Its S3.
     logs : Logs
         Its CloudWatch Logs.
+    metrics : Metrics
+        Its CloudWatch, which gets the metrics of training jobs.
     max_jobs : int, optional
         How many training and transform jobs run at once; ``REELBOOK_LOCAL_JOBS``, or 2.
     grace : float
@@ -97,6 +100,7 @@ class SageMaker:
         root: Path,
         objects: Objects,
         logs: Logs,
+        metrics: Metrics,
         *,
         max_jobs: int | None = None,
         grace: float = STOP_GRACE_SECONDS,
@@ -108,6 +112,7 @@ class SageMaker:
         self._store = Store(Path(root) / "sagemaker.sqlite")
         self._queue = JobQueue(max_jobs or _jobs_from_environment())
         self._training = TrainingJobs(jobs_folder, self._store, objects, logs, self._queue, grace)
+        self._training.reporters.append(metrics.report)
         self._transform = TransformJobs(jobs_folder, self._store, objects, logs, self._queue)
         self._tuning = TuningJobs(self._store, self._training)
         self.endpoints = Endpoints(jobs_folder, self._store, objects, logs)

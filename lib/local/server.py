@@ -43,8 +43,9 @@ from lib.local.uploads import Uploads
 MAX_BODY_BYTES = 8 * 1024**2
 """The largest request to a service other than S3."""
 
+_MONITORING = "monitoring"  # the name that CloudWatch signs for
 # by the first word of X-Amz-Target
-_TARGETS = {"SageMaker": "sagemaker", "Logs_20140328": "logs"}
+_TARGETS = {"SageMaker": "sagemaker", "Logs_20140328": "logs", "GraniteServiceVersion20100801": _MONITORING}
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Services:
 
     def __init__(self, root: Path, credentials: Credentials, quota: int | None = None) -> None:
         from lib.local.logs import Logs
+        from lib.local.metrics import Metrics
         from lib.local.sagemaker import SageMaker
         from lib.local.store import ACCOUNT_ID
 
@@ -106,11 +108,13 @@ class Services:
         self._objects = Objects(root, quota)
         self._s3 = S3(self._objects, Uploads(self._objects))
         logs = Logs(root)
-        self._sagemaker = SageMaker(root, self._objects, logs)
+        self._metrics = Metrics(root)
+        self._sagemaker = SageMaker(root, self._objects, logs, self._metrics)
         self._runtime = runtime.Runtime(self._sagemaker.endpoints)
         self._calls: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
             "sagemaker": self._sagemaker.call,
             "logs": logs.call,
+            _MONITORING: self._metrics.call,
         }
         self._under_way = 0
         self._last_request = time.monotonic()
@@ -126,6 +130,7 @@ class Services:
     def close(self) -> None:
         """End all jobs and close all files."""
         self._sagemaker.close()
+        self._metrics.close()
         self._objects.close()
 
     async def watch(self, idle_seconds: float, leave: Callable[[], None]) -> None:
@@ -233,9 +238,10 @@ class Services:
         return await run_in_threadpool(self._call, claim.service, operation, content)
 
     def _call(self, service: str, operation: str, body: bytes) -> Response:
-        params = protocol.parse(service, operation, body)
+        model = "cloudwatch" if service == _MONITORING else service
+        params = protocol.parse(model, operation, body)
         answer = self._calls[service](operation, params)
-        return answers.json_answer(protocol.render(service, operation, answer))
+        return answers.json_answer(protocol.render(model, operation, answer))
 
 
 def _call_of(signed: SignedRequest, region: str, signer: ChunkSigner | None = None) -> Call:

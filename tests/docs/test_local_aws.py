@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lib.local.logs import Logs
+from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.sagemaker import SageMaker
 
@@ -19,12 +20,13 @@ def listed(service: str) -> list[str]:
     return re.findall(r"`(\w+)`", found[1])
 
 
-def test_the_operations_of_sagemaker_are_on_the_page(tmp_path: Path) -> None:
-    objects = Objects(tmp_path)
-    sagemaker = SageMaker(tmp_path, objects, Logs(tmp_path))
+def test_the_operations_of_sagemaker_and_cloudwatch_are_on_the_page(tmp_path: Path) -> None:
+    objects, metrics = Objects(tmp_path), Metrics(tmp_path)
+    sagemaker = SageMaker(tmp_path, objects, Logs(tmp_path), metrics)
     assert listed("SageMaker") == sagemaker.operations
-    sagemaker.close()
-    objects.close()
+    assert listed("CloudWatch") == metrics.operations
+    for part in (sagemaker, metrics, objects):
+        part.close()
 
 
 def test_the_operations_of_the_logs_are_on_the_page(tmp_path: Path) -> None:

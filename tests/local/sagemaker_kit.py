@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from lib import recordio
 from lib.local.logs import Logs
+from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.protocol import parse, render
 from lib.local.sagemaker import SageMaker
@@ -33,7 +34,8 @@ class Aws:
         self.root = root
         self.objects = Objects(root)
         self.logs = Logs(root)
-        self.sagemaker = SageMaker(root, self.objects, self.logs, **settings)
+        self.metrics = Metrics(root)
+        self.sagemaker = SageMaker(root, self.objects, self.logs, self.metrics, **settings)
         self.objects.create_bucket(BUCKET)
 
     def __enter__(self) -> Aws:
@@ -42,6 +44,7 @@ class Aws:
 
     def __exit__(self, *_: object) -> None:
         self.sagemaker.close()
+        self.metrics.close()
         self.objects.close()
 
     def call(self, operation: str, **params: Any) -> dict[str, Any]:

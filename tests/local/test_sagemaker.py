@@ -12,6 +12,7 @@ from sagemaker_kit import BUCKET, IMAGE, ROLE, Aws, model_request
 
 from lib.errors import ParameterError, ReelbookError
 from lib.local.logs import Logs
+from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError, service_model
 from lib.local.sagemaker import JOBS_VARIABLE, SageMaker
@@ -270,10 +271,11 @@ def test_a_state_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, damage
         database = sqlite3.connect(path)
         database.execute("PRAGMA user_version = 99")
         database.close()
-    objects = Objects(tmp_path)
+    objects, metrics = Objects(tmp_path), Metrics(tmp_path)
     with pytest.raises(ReelbookError, match=r"state file .*sagemaker\.sqlite") as caught:
-        SageMaker(tmp_path, objects, Logs(tmp_path))
+        SageMaker(tmp_path, objects, Logs(tmp_path), metrics)
     assert "local reset" in caught.value.hint
+    metrics.close()
     objects.close()
 
 
@@ -282,7 +284,8 @@ def test_the_number_of_jobs_at_once_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv(JOBS_VARIABLE, value)
-    objects = Objects(tmp_path)
+    objects, metrics = Objects(tmp_path), Metrics(tmp_path)
     with pytest.raises(ParameterError, match=JOBS_VARIABLE):
-        SageMaker(tmp_path, objects, Logs(tmp_path))
+        SageMaker(tmp_path, objects, Logs(tmp_path), metrics)
+    metrics.close()
     objects.close()

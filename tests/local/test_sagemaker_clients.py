@@ -120,6 +120,7 @@ def wait(resource: Any, status: str) -> str:
 @pytest.mark.filterwarnings("ignore")  # the SDK's own warnings
 def test_the_sdk_s_resources_train_tune_and_transform(account: aws.Account, tmp_path: Path) -> None:
     from sagemaker.core import image_uris, shapes
+    from sagemaker.core.analytics import TrainingJobAnalytics
     from sagemaker.core.resources import HyperParameterTuningJob, Model, TrainingJob, TransformJob
 
     image = image_uris.retrieve("factorization-machines", region=account.region)
@@ -151,6 +152,10 @@ def test_the_sdk_s_resources_train_tune_and_transform(account: aws.Account, tmp_
     metrics = {item.metric_name: item.value for item in job.final_metric_data_list}
     assert metrics["test:rmse"] > 0
     assert [item.training_job_name for item in TrainingJob.get_all(name_contains="by-sdk")] == ["by-sdk"]
+    measured = TrainingJobAnalytics("by-sdk").dataframe()
+    assert set(measured["metric_name"]) == set(metrics)
+    tested = measured.loc[measured["metric_name"] == "test:rmse", "value"]
+    assert list(tested) == pytest.approx([metrics["test:rmse"]])
 
     tuning = HyperParameterTuningJob.create(
         hyper_parameter_tuning_job_name="by-sdk",

@@ -156,7 +156,7 @@ def test_the_caller_is_named(local_aws: Server) -> None:
 @pytest.mark.parametrize(
     ("service", "operation", "options"),
     [
-        ("cloudwatch", "list_metrics", {}),
+        ("events", "list_rules", {}),
         ("iam", "list_users", {}),
         ("sts", "assume_role", {"RoleArn": "arn:aws:iam::123456789012:role/x", "RoleSessionName": "xx"}),
         ("sagemaker-runtime", "invoke_endpoint_async", {"EndpointName": "e", "InputLocation": "s3://b/k"}),
