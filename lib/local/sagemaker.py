@@ -22,10 +22,12 @@ from lib.local.logs import Logs
 from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
+from lib.local.search import Search
 from lib.local.serving import container_of, model_data_uri
 from lib.local.store import (
     ENDPOINT,
     ENDPOINT_CONFIG,
+    FINISHED,
     MODEL,
     TRAINING_JOB,
     TRANSFORM_JOB,
@@ -116,6 +118,7 @@ class SageMaker:
         self._transform = TransformJobs(jobs_folder, self._store, objects, logs, self._queue)
         self._tuning = TuningJobs(self._store, self._training)
         self.endpoints = Endpoints(jobs_folder, self._store, objects, logs)
+        search = Search(self._store, {TUNING_JOB: self._tuning.with_results})
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "CreateTrainingJob": self._training.create,
             "DescribeTrainingJob": self._training.describe,
@@ -130,6 +133,9 @@ class SageMaker:
             "CreateModel": self._create_model,
             "DescribeModel": self._getter(MODEL),
             "DeleteModel": self._deleter(MODEL),
+            "DeleteTrainingJob": self._delete_training_job,
+            "DeleteHyperParameterTuningJob": self._delete_tuning_job,
+            "Search": search.search,
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
             "DeleteTags": lambda params: self._store.delete_tags(params["ResourceArn"], params["TagKeys"]),
@@ -211,6 +217,25 @@ class SageMaker:
 
     def _deleter(self, kind: Kind) -> Callable[[dict[str, Any]], None]:
         return lambda params: self._store.delete(kind, params[f"{kind.name}Name"])
+
+    def _delete_training_job(self, params: dict[str, Any]) -> None:
+        name = params["TrainingJobName"]
+        try:
+            status = self._store.get(TRAINING_JOB, name)["TrainingJobStatus"]
+        except AwsError as error:
+            raise AwsError("ResourceNotFound", error.message) from None
+        if status not in FINISHED:
+            text = f"The request was rejected because the training job is in status {status}."
+            raise AwsError("ResourceInUse", text)
+        self._store.delete(TRAINING_JOB, name)
+
+    def _delete_tuning_job(self, params: dict[str, Any]) -> None:
+        name = params["HyperParameterTuningJobName"]
+        status = self._store.get(TUNING_JOB, name)["HyperParameterTuningJobStatus"]
+        if status not in FINISHED:
+            text = f"The request was rejected because the hyperparameter tuning job is in status {status}."
+            raise AwsError("ValidationException", text)
+        self._store.delete(TUNING_JOB, name)  # its training jobs stay
 
     # ---- models
 

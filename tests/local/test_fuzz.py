@@ -73,6 +73,22 @@ WELL_FORMED: dict[str, dict[str, Any]] = {
     "AddTags": {"ResourceArn": f"{ARN}:model/model", "Tags": [{"Key": "k", "Value": "v"}]},
     "DescribeModel": {"ModelName": "model"},
     "StopTrainingJob": {"TrainingJobName": "a"},
+    "Search": {
+        "Resource": "TrainingJob",
+        "SearchExpression": {
+            "Filters": [{"Name": "HyperParameters.epochs", "Operator": "GreaterThan", "Value": "1"}],
+            "NestedFilters": [
+                {
+                    "NestedPropertyName": "InputDataConfig",
+                    "Filters": [{"Name": "InputDataConfig.ChannelName", "Operator": "In", "Value": "a,b"}],
+                }
+            ],
+            "SubExpressions": [{"Filters": [{"Name": "Tags.a", "Operator": "Exists"}]}],
+            "Operator": "Or",
+        },
+        "SortBy": "CreationTime",
+        "NextToken": "MQ==",
+    },
 }
 ODD: list[Any] = [
     None, True, 0, -1, 10**30, 1e308, "", "x", "0", "é\ud800", "\0", "a" * 3000, [], {}, [None], [[]],
