@@ -77,7 +77,7 @@ def _configuration(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     channels = {
         channel["ChannelName"]: {
             **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
-            "TrainingInputMode": "File",  # FastFile's objects lie there as files too
+            "TrainingInputMode": "File",  # the objects of all modes lie there as files
             "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
                 "S3DataDistributionType", "FullyReplicated"
             ),

@@ -9,6 +9,7 @@ processes training output".)
 from __future__ import annotations
 
 import math
+import random
 import re
 import shutil
 import threading
@@ -35,6 +36,7 @@ _DAY_SECONDS = 86_400
 _STOPPED = "Stopped"
 _OVERTIME = "MaxRuntimeExceeded"
 _SHUTDOWN = "Shutdown"
+_INPUT_MODES = ("File", "FastFile", "Pipe")
 _LAST_MESSAGES = {
     "Completed": "Training job completed",
     "Failed": "Training job failed",
@@ -166,7 +168,8 @@ class TrainingJobs:
         for member in ("ContainerEntrypoint", "ContainerArguments"):
             if specification.get(member):
                 raise unsupported(f"AlgorithmSpecification.{member}")
-        refuse_unless(specification["TrainingInputMode"], ("File", "FastFile"), "the input mode")
+        mode = specification["TrainingInputMode"]
+        refuse_unless(mode, _INPUT_MODES, "the input mode")
         _check_resources(params)
         names = [channel["ChannelName"] for channel in params.get("InputDataConfig", [])]
         for channel in params.get("InputDataConfig", []):
@@ -175,10 +178,8 @@ class TrainingJobs:
                 raise AwsError("ValidationException", f"The channel name {name} is used more than once.")
             if name in (".", ".."):
                 raise AwsError("ValidationException", f"{name} cannot be a channel's name.")
-            refuse_unless(channel.get("InputMode"), ("File", "FastFile"), f"in channel {name} the input mode")
-            refuse_unless(channel.get("CompressionType"), ("None",), f"in channel {name} the compression")
-            inputs.check_source(channel["DataSource"], f"channel {name}")
-            inputs.find(self.objects, channel["DataSource"]["S3DataSource"]["S3Uri"], params["RoleArn"])
+            _check_channel(channel, mode)
+            inputs.find(self.objects, channel["DataSource"]["S3DataSource"], params["RoleArn"])
         output = params["OutputDataConfig"]
         refuse_unless(output.get("CompressionType"), ("GZIP",), "the output compression")
         inputs.check_output(self.objects, output["S3OutputPath"], "OutputDataConfig.S3OutputPath")
@@ -293,14 +294,22 @@ class _TrainingRun:
         for channel in channels:
             if self._why_ended:
                 return
-            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             folder = root / "input" / "data" / channel["ChannelName"]
             folder.mkdir()
+            source = channel["DataSource"]["S3DataSource"]
             try:
-                found = inputs.find(self._jobs.objects, uri, document["RoleArn"])
+                found = inputs.find(self._jobs.objects, source, document["RoleArn"])
             except AwsError as error:
                 raise JobError(f"ClientError: Data download failed: {error.message}") from None
-            inputs.place(found, inputs.split_uri(uri, "S3Uri")[1], folder)
+            if "ShuffleConfig" in channel:
+                random.Random(channel["ShuffleConfig"]["Seed"]).shuffle(found)
+            piped = _mode_of(channel, document["AlgorithmSpecification"]["TrainingInputMode"]) == "Pipe"
+            inputs.place(
+                found,
+                folder,
+                numbered=piped or "ShuffleConfig" in channel,
+                gzipped=channel.get("CompressionType") == "Gzip",
+            )
         container.write_configuration(root, document)
 
     def _train(self, document: dict[str, Any]) -> None:
@@ -419,6 +428,31 @@ def _check_resources(params: dict[str, Any]) -> None:
                 "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to "
                 "MaxRuntimeInSeconds.",
             )
+
+
+def _mode_of(channel: dict[str, Any], mode: str) -> str:
+    """Return a channel's input mode; its job's where it has none of its own."""
+    own: str = channel.get("InputMode", mode)
+    return own
+
+
+def _check_channel(channel: dict[str, Any], job_mode: str) -> None:
+    """Refuse a channel whose data could not be given as they are asked for."""
+    name = channel["ChannelName"]
+    mode = _mode_of(channel, job_mode)
+    refuse_unless(mode, _INPUT_MODES, f"in channel {name} the input mode")
+    if channel.get("CompressionType") == "Gzip" and mode != "Pipe":
+        raise AwsError(
+            "ValidationException",
+            f"The channel {name} has CompressionType Gzip, which is for the input mode Pipe, not {mode}.",
+        )
+    if channel.get("RecordWrapperType") == "RecordIO":
+        raise AwsError(
+            "ValidationException",
+            f"The channel {name} has RecordWrapperType RecordIO, which wraps each object in a record of its own; "
+            "objects that are recordIO-protobuf already need none.",
+        )
+    inputs.check_source(channel["DataSource"], f"channel {name}")
 
 
 def _document(params: dict[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from typing import Any
 from lib.local import inputs
 from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
-from lib.local.inputs import JobError
+from lib.local.inputs import Found, JobError
 from lib.local.jobs import INTERRUPTED
 from lib.local.logs import Logs, LogStream
-from lib.local.objects import DEFAULT_CONTENT_TYPE, ObjectInfo, Objects
+from lib.local.objects import DEFAULT_CONTENT_TYPE, Objects
 from lib.local.protocol import AwsError
 from lib.local.serving import Invoker, ModelServer
 from lib.local.splitting import DEFAULT_PAYLOAD_MB, MAX_PAYLOAD_MB, is_single, mapped, payloads
@@ -134,7 +134,7 @@ class TransformJobs:
             raise unsupported("DataCaptureConfig")
         inputs.check_source(source["DataSource"], "TransformInput.DataSource")
         role = model.get("ExecutionRoleArn", "")
-        inputs.find(self.objects, source["DataSource"]["S3DataSource"]["S3Uri"], role)
+        inputs.find(self.objects, source["DataSource"]["S3DataSource"], role)
         output = params["TransformOutput"]["S3OutputPath"]
         inputs.check_output(self.objects, output, "TransformOutput.S3OutputPath")
 
@@ -202,8 +202,6 @@ class _TransformRun:
             self._served(model, document, log) as port,
             closing(_invoker(port, document)) as invoker,
         ):
-            source = document["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
-            prefix = inputs.split_uri(source, "S3Uri")[1]
             note = _note_writer(data_log)
             note(
                 f"MaxConcurrentTransforms={document.get('MaxConcurrentTransforms') or 1}, "
@@ -211,38 +209,39 @@ class _TransformRun:
                 f"BatchStrategy={'SINGLE_RECORD' if is_single(document) else 'MULTI_RECORD'}"
             )
             failures: list[JobError] = []
-            for item in self._find(source, model):
+            for found in self._find(document, model):
                 if self._ended:
                     return
                 try:
-                    self._transform_object(document, item, inputs.relative_key(prefix, item.key), invoker)
+                    self._transform_object(document, found, invoker)
                 except JobError as error:
-                    note(f"{item.key}: {error}")
+                    note(f"{found.item.key}: {error}")
                     failures.append(error)
         if failures and not self._ended:
             kind = str(failures[0]).partition(":")[0]
             raise JobError(f"{kind}: See job logs for more information")
 
-    def _find(self, uri: str, model: dict[str, Any]) -> list[ObjectInfo]:
+    def _find(self, document: dict[str, Any], model: dict[str, Any]) -> list[Found]:
+        source = document["TransformInput"]["DataSource"]["S3DataSource"]
         try:
-            return inputs.find(self._jobs.objects, uri, model.get("ExecutionRoleArn", ""))
+            return inputs.find(self._jobs.objects, source, model.get("ExecutionRoleArn", ""))
         except AwsError as error:
             raise JobError(f"ClientError: {error.message}") from None
 
-    def _transform_object(
-        self, document: dict[str, Any], item: ObjectInfo, relative: str, invoker: Invoker
-    ) -> None:
+    def _transform_object(self, document: dict[str, Any], found: Found, invoker: Invoker) -> None:
         """Send one object to the model, piece by piece, and store the answers as ``KEY.out``."""
         output = document["TransformOutput"]
         line_by_line = output.get("AssembleWith") == "Line"
         answers = self._folder / f"answers-{uuid.uuid4().hex}"
-        with mapped(item.path) as data, answers.open("wb") as file:
+        with mapped(found.item.path) as data, answers.open("wb") as file:
             for payload in payloads(data, document):
                 answer = invoker.invoke(payload)
                 file.write(answer)
                 if line_by_line and not answer.endswith(b"\n"):
                     file.write(b"\n")
-        bucket, key = inputs.split_uri(f"{output['S3OutputPath'].rstrip('/')}/{relative}.out", "S3OutputPath")
+        bucket, key = inputs.split_uri(
+            f"{output['S3OutputPath'].rstrip('/')}/{found.relative}.out", "S3OutputPath"
+        )
         try:
             content_type = output.get("Accept") or DEFAULT_CONTENT_TYPE
             self._jobs.objects.put_file(bucket, key, answers, content_type=content_type)

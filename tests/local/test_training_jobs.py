@@ -29,7 +29,7 @@ from sagemaker_kit import (
 
 from lib import fm
 from lib.local.container import failure_reason
-from lib.local.inputs import JobError, place, relative_key
+from lib.local.inputs import JobError, find, place, relative_key
 from lib.local.jobs import LOG_GROUP
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
@@ -281,10 +281,6 @@ def test_an_input_that_has_gone_fails_the_job(tmp_path: Path) -> None:
             "AlgorithmSpecification.TrainingImage names the image 1/xgboost:1.",
         ),
         (
-            {"AlgorithmSpecification": {"TrainingImage": IMAGE, "TrainingInputMode": "Pipe"}},
-            "The local AWS does not support the input mode Pipe",
-        ),
-        (
             {
                 "AlgorithmSpecification": {
                     "TrainingImage": IMAGE,
@@ -308,7 +304,7 @@ def test_an_input_that_has_gone_fails_the_job(tmp_path: Path) -> None:
             {"InputDataConfig": [channel("..", f"s3://{BUCKET}/data/train/")]},
             ".. cannot be a channel's name.",
         ),
-        ({"InputDataConfig": [channel("train", CompressionType="Gzip")]}, "the compression Gzip"),
+        ({"InputDataConfig": [channel("train", CompressionType="Gzip")]}, "is for the input mode Pipe"),
         ({"OutputDataConfig": {"S3OutputPath": "s3://no-such-bucket/x"}}, "The bucket no-such-bucket of"),
         ({"EnableManagedSpotTraining": True}, "Invalid MaxWaitTimeInSeconds."),
     ],
@@ -360,7 +356,7 @@ def test_a_key_that_cannot_be_a_file_in_the_channel_fails_the_download(
     folder = tmp_path / "work" / "channel"
     folder.mkdir(parents=True)
     with pytest.raises(JobError, match=r"ClientError: Data download failed: "):
-        place(objects.list(BUCKET, "data/"), "data/", folder)
+        place(find(objects, {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/data/"}, ""), folder)
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"channel"}
     objects.close()
 
