@@ -1,23 +1,27 @@
 """Batch transform jobs: a serving process answers every object under an S3 prefix.
 
 The process is the algorithm's own server in the container contract (``GET /ping``, ``POST /invocations``)
-on a loopback port.  Objects are taken in the order of their keys; each becomes ``KEY.out``.  (AWS: "Batch
-transform for inference with Amazon SageMaker AI".)
+on a loopback port.  Objects are taken in the order of their keys, several at once; each becomes ``KEY.out``.
+(AWS: "Batch transform for inference with Amazon SageMaker AI".)
 """
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import threading
 import time
 import uuid
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lib.local import inputs
+from lib.local import inputs, processing
 from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
 from lib.local.inputs import Found, JobError
@@ -125,11 +129,8 @@ class TransformJobs:
                 f"but must not exceed {MAX_PAYLOAD_MB} MB.",
             )
         refuse_unless(split, ("None", "Line", "RecordIO"), "SplitType")
-        refuse_unless(source.get("CompressionType"), ("None",), "TransformInput.CompressionType")
-        processing = params.get("DataProcessing", {})
-        refuse_unless(processing.get("JoinSource"), ("None",), "DataProcessing.JoinSource")
-        for member in ("InputFilter", "OutputFilter"):
-            refuse_unless(processing.get(member), ("$",), f"DataProcessing.{member}")
+        refuse_unless(source.get("CompressionType"), ("None", "Gzip"), "TransformInput.CompressionType")
+        processing.check(params)
         if params.get("DataCaptureConfig"):
             raise unsupported("DataCaptureConfig")
         inputs.check_source(source["DataSource"], "TransformInput.DataSource")
@@ -200,7 +201,6 @@ class _TransformRun:
             self._jobs.logs.open_stream(LOG_GROUP, stream) as log,
             self._jobs.logs.open_stream(LOG_GROUP, f"{stream}/data-log") as data_log,
             self._served(model, document, log) as port,
-            closing(_invoker(port, document)) as invoker,
         ):
             note = _note_writer(data_log)
             note(
@@ -208,18 +208,37 @@ class _TransformRun:
                 f"MaxPayloadInMB={document.get('MaxPayloadInMB', DEFAULT_PAYLOAD_MB)}, "
                 f"BatchStrategy={'SINGLE_RECORD' if is_single(document) else 'MULTI_RECORD'}"
             )
-            failures: list[JobError] = []
-            for found in self._find(document, model):
-                if self._ended:
-                    return
-                try:
-                    self._transform_object(document, found, invoker)
-                except JobError as error:
-                    note(f"{found.item.key}: {error}")
-                    failures.append(error)
+            failures = self._transform_objects(document, self._find(document, model), port, note)
         if failures and not self._ended:
             kind = str(failures[0]).partition(":")[0]
             raise JobError(f"{kind}: See job logs for more information")
+
+    def _transform_objects(
+        self, document: dict[str, Any], found: list[Found], port: int, note: Callable[[str], None]
+    ) -> list[JobError]:
+        """Transform objects, MaxConcurrentTransforms at once; return what failed, in the objects' order."""
+        settings = processing.Processing(document)
+        left, failures = deque(enumerate(found)), {}
+
+        def work(_: int) -> None:
+            with closing(_invoker(port, document)) as invoker:
+                while not self._ended:
+                    try:
+                        number, one = left.popleft()
+                    except IndexError:
+                        return
+                    try:
+                        self._transform_object(document, one, invoker, settings)
+                    except JobError as error:
+                        if not self._ended:
+                            note(f"{one.item.key}: {error}")
+                            failures[number] = error
+
+        at_once = min(document.get("MaxConcurrentTransforms") or 1, len(found))
+        with ThreadPoolExecutor(at_once, thread_name_prefix=f"transform {self._name}") as pool:
+            for done in [pool.submit(work, number) for number in range(at_once)]:
+                done.result()
+        return [failures[number] for number in sorted(failures)]
 
     def _find(self, document: dict[str, Any], model: dict[str, Any]) -> list[Found]:
         source = document["TransformInput"]["DataSource"]["S3DataSource"]
@@ -228,14 +247,20 @@ class _TransformRun:
         except AwsError as error:
             raise JobError(f"ClientError: {error.message}") from None
 
-    def _transform_object(self, document: dict[str, Any], found: Found, invoker: Invoker) -> None:
+    def _transform_object(
+        self, document: dict[str, Any], found: Found, invoker: Invoker, settings: processing.Processing
+    ) -> None:
         """Send one object to the model, piece by piece, and store the answers as ``KEY.out``."""
         output = document["TransformOutput"]
         line_by_line = output.get("AssembleWith") == "Line"
         answers = self._folder / f"answers-{uuid.uuid4().hex}"
-        with mapped(found.item.path) as data, answers.open("wb") as file:
+        with (
+            self._plain(document, found) as path,
+            mapped(path) as data,
+            answers.open("wb") as file,
+        ):
             for payload in payloads(data, document):
-                answer = invoker.invoke(payload)
+                answer = settings.stored(payload, invoker.invoke(settings.sent(payload)))
                 file.write(answer)
                 if line_by_line and not answer.endswith(b"\n"):
                     file.write(b"\n")
@@ -249,6 +274,26 @@ class _TransformRun:
             raise JobError(f"ClientError: The output cannot be stored: {error.message}") from None
         answers.unlink(missing_ok=True)
         self._stored.append((bucket, key))
+
+    @contextmanager
+    def _plain(self, document: dict[str, Any], found: Found) -> Iterator[Path]:
+        """Give the file of an object's bytes, unpacked where they are gzipped."""
+        if document["TransformInput"].get("CompressionType") != "Gzip":
+            yield found.item.path
+            return
+        unpacked = self._folder / f"unpacked-{uuid.uuid4().hex}"
+        try:
+            try:
+                inputs.unpack(found.item.path, unpacked)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise JobError(f"ClientError: The object is no whole gzip file: {error}") from None
+            except FileNotFoundError:
+                raise JobError("ClientError: The object has gone since it was listed") from None
+            except OSError as error:
+                raise JobError(f"ClientError: The object cannot be unpacked: {error.strerror}") from None
+            yield unpacked
+        finally:
+            unpacked.unlink(missing_ok=True)
 
     def _remove_output(self) -> None:
         for bucket, key in self._stored:

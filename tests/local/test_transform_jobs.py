@@ -231,11 +231,18 @@ def test_a_job_that_a_stopping_server_ends_is_failed(tmp_path: Path) -> None:
         ),
         ({"MaxPayloadInMB": 51, "MaxConcurrentTransforms": 2}, "is 102, but must not exceed 100 MB"),
         ({"TransformInput": source("s3://x/y", SplitType="TFRecord")}, "does not support SplitType TFRecord"),
-        ({"TransformInput": source("s3://x/y", CompressionType="Gzip")}, "CompressionType Gzip"),
         ({"TransformInput": source(f"s3://{BUCKET}/none/")}, "No S3 objects found under S3 URL"),
         ({"TransformOutput": {"S3OutputPath": "s3://no-such-bucket/x"}}, "The bucket no-such-bucket of"),
-        ({"DataProcessing": {"JoinSource": "Input"}}, "does not support DataProcessing.JoinSource Input"),
-        ({"DataProcessing": {"OutputFilter": "$.score"}}, "DataProcessing.OutputFilter $.score"),
+        ({"DataProcessing": {"JoinSource": "Input"}}, f"or application/jsonlines, but it is {RECORDIO}."),
+        ({"DataProcessing": {"InputFilter": "$.a"}}, "DataProcessing needs ContentType application/json or"),
+        ({"DataProcessing": {"OutputFilter": "score"}}, "OutputFilter is score, but should be a JSONPath"),
+        (
+            {
+                "DataProcessing": {"JoinSource": "Input"},
+                "TransformInput": source("s3://x/y", ContentType="application/json"),
+            },
+            "needs the same ContentType and Accept, but they are application/json and application/jsonlines.",
+        ),
     ],
 )
 def test_a_job_that_cannot_run_is_refused_in_one_sentence(
