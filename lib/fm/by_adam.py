@@ -82,12 +82,14 @@ def _run(
 ) -> dict[int, dict[str, float]]:
     """Train to the end or until there is a reason to stop; return each epoch's training metrics."""
     log, epochs = job.log, training.hyperparameters.epochs
-    found: dict[int, dict[str, float]] = {}
+    checkpoints = job.checkpoints
+    found = checkpoints.restore(training) if checkpoints else {}
+    first = max(found, default=-1) + 1
     warned = False
     epoch_started = time.time()
     if job.asked_to_stop():
         return found
-    for report in training:
+    for report in training.epochs_from(first):
         found[report.epoch] = report.metrics
         if training.advice and not warned:
             log.warning(training.advice)
@@ -95,7 +97,7 @@ def _run(
         if training.publishes(report) and not number:
             log.train_metrics(report.metrics, epoch=report.epoch, batch=report.batch)
         if report.ended:
-            if not report.epoch and not number:
+            if report.epoch == first and not number:
                 log.line(f"Training on {training.records} records, {training.batches} mini-batches an epoch")
             if number:
                 log.local_metrics(report.metrics, channel="train", epoch=report.epoch, seed=number + 1)
@@ -110,6 +112,8 @@ def _run(
             done = epochs if _exhausted(stopping) else report.epoch + 1
             log.progress(number * epochs + done, training.hyperparameters.rounds)
             log.throughput(report.records, report.seconds)
+            if checkpoints:
+                checkpoints.save(training, report.epoch, report.metrics)
             if _exhausted(stopping):
                 log.local("stopping early: the test loss has not fallen for as many epochs as asked for")
                 break

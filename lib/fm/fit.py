@@ -210,8 +210,37 @@ class Training:
         return int(self._state.bias[3])
 
     def __iter__(self) -> Iterator[Report]:
-        for number in range(self.hyperparameters.epochs):
+        return self.epochs_from(0)
+
+    def epochs_from(self, first: int) -> Iterator[Report]:
+        """Train through the epochs from one on, and yield their reports."""
+        for number in range(first, self.hyperparameters.epochs):
             yield from self.epoch(number)
+
+    def parameters_and_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all that training changes: views that the next batch changes; see `continue_from`.
+
+        Returns
+        -------
+        bias : float64 array, shape (4,)
+        table : float32 array, shape (feature_dim, floats of a row)
+        """
+        self._check_unfinished()
+        return self._state.bias, self._state.table
+
+    def continue_from(self, bias: np.ndarray, table: np.ndarray) -> None:
+        """Take parameters and moments of a training of the same hyperparameters.
+
+        Raises
+        ------
+        ValueError
+            They have other shapes.
+        """
+        self._check_unfinished()
+        if bias.shape != self._state.bias.shape or table.shape != self._state.table.shape:
+            raise ValueError("the checkpoint has other shapes")
+        np.copyto(self._state.bias, bias)
+        np.copyto(self._state.table, table)
 
     def continue_with(self, X: Any, y: Any) -> None:
         """Take other data for the epochs to come; parameters, moments and the count of updates stay.

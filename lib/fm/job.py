@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
+from lib.fm.checkpoints import Checkpoints
 from lib.fm.container import Channel
 from lib.fm.fit import seed_or_default
 from lib.fm.hyperparameters import Hyperparameters
@@ -49,6 +51,8 @@ class Job:
         Where what happens is written.
     asked_to_stop : callable
         Tells whether the job is to end with what it has.
+    checkpoint_folder : Path, optional
+        Where checkpoints are kept; None where the job keeps none.
     started : float
         When it began, in seconds since 1970.
     """
@@ -58,7 +62,19 @@ class Job:
     channels: dict[str, Channel]
     log: Log
     asked_to_stop: Callable[[], bool]
+    checkpoint_folder: Path | None = None
     started: float = field(default_factory=time.time)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints | None:
+        """Its checkpoints; None where it keeps none, or its extensions have no state to go on from."""
+        extensions = self.hyperparameters.extensions
+        if self.checkpoint_folder is None:
+            return None
+        if extensions.bayesian or extensions.early_stopping or extensions.lr_finder or extensions.seeds > 1:
+            self.log.warning("There are no checkpoints of a training with local extensions")
+            return None
+        return Checkpoints(self.checkpoint_folder, self)
 
     @property
     def seed(self) -> int:

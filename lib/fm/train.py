@@ -5,6 +5,7 @@ Under ``DIR`` (``/opt/ml`` in a container) lie, by SageMaker's contract,
 - ``input/config/hyperparameters.json``, ``inputdataconfig.json``, ``resourceconfig.json``;
 - ``input/data/train`` and, if there is such a channel, ``input/data/test``: recordIO-protobuf files, taken in
   the order of their names;
+- ``checkpoints``, if there is such a folder, where a training that is interrupted can go on from;
 - ``model``, where the model is left as ``model_algo-1``: its content becomes ``model.tar.gz``;
 - ``output/failure``, where the reason of a failure is left.
 
@@ -80,7 +81,9 @@ def _train(root: Path, log: Log, stop: _Stop) -> None:
     log.line(f"Final configuration: {checked.wire(local=True)}")
     if checked.hidden:
         log.line(f"Without effect in this engine: {', '.join(checked.hidden)}")
-    job = Job(checked, tuple(given), container.channels_of(root), log, lambda: stop.asked)
+    kept = root / "checkpoints"  # which SageMaker makes for a job that has a CheckpointConfig
+    folder = kept if kept.is_dir() else None
+    job = Job(checked, tuple(given), container.channels_of(root), log, lambda: stop.asked, folder)
     try:
         _carry_out(job, root)
     except (MemoryError, RuntimeError) as error:

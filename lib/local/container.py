@@ -13,7 +13,7 @@ from typing import Any
 MAX_FAILURE_REASON = 1024
 KILLED = 137
 
-_FOLDERS = ("input/config", "input/data", "model", "output/data", "checkpoints")
+_FOLDERS = ("input/config", "input/data", "model", "output/data")
 _PREFIXES = ("AlgorithmError:", "ClientError:", "InternalServerError:")
 _NO_REASON = "The algorithm gave no reason; its log may tell"
 _OUT_OF_MEMORY = (

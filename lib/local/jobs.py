@@ -15,15 +15,16 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib.local import algorithm, archive, container, inputs
+from lib.local import algorithm, archive, checkpoints, container, inputs
 from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
 from lib.local.inputs import JobError
-from lib.local.logs import Logs
+from lib.local.logs import Logs, LogStream
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
 from lib.local.store import FINISHED, REGION, TRAINING_JOB, Store
@@ -180,6 +181,11 @@ class TrainingJobs:
                 raise AwsError("ValidationException", f"{name} cannot be a channel's name.")
             _check_channel(channel, mode)
             inputs.find(self.objects, channel["DataSource"]["S3DataSource"], params["RoleArn"])
+        kept = params.get("CheckpointConfig")
+        if kept:
+            inputs.check_output(self.objects, kept["S3Uri"], "CheckpointConfig.S3Uri")
+            place = kept.get("LocalPath")
+            refuse_unless(place, (checkpoints.LOCAL_PATH,), "CheckpointConfig.LocalPath")
         output = params["OutputDataConfig"]
         refuse_unless(output.get("CompressionType"), ("GZIP",), "the output compression")
         inputs.check_output(self.objects, output["S3OutputPath"], "OutputDataConfig.S3OutputPath")
@@ -310,6 +316,10 @@ class _TrainingRun:
                 numbered=piped or "ShuffleConfig" in channel,
                 gzipped=channel.get("CompressionType") == "Gzip",
             )
+        if "CheckpointConfig" in document:
+            checkpoints.restore(
+                self._jobs.objects, document["CheckpointConfig"]["S3Uri"], root / "checkpoints"
+            )
         container.write_configuration(root, document)
 
     def _train(self, document: dict[str, Any]) -> None:
@@ -335,7 +345,10 @@ class _TrainingRun:
         definitions = document["AlgorithmSpecification"]["MetricDefinitions"]
         expressions = [(item["Name"], re.compile(item["Regex"])) for item in definitions]
         try:
-            with self._jobs.logs.open_stream(LOG_GROUP, f"{self._name}/algo-1-{int(time.time())}") as log:
+            with (
+                self._jobs.logs.open_stream(LOG_GROUP, f"{self._name}/algo-1-{int(time.time())}") as log,
+                self._synced(document, log),
+            ):
                 for line in child.lines():
                     log.write(line)
                     self._read_metrics(line, expressions)
@@ -347,6 +360,19 @@ class _TrainingRun:
             code = child.wait()
         if code and not self._why_ended:
             raise JobError(container.failure_reason(self._folder / "ml", code))
+
+    @contextmanager
+    def _synced(self, document: dict[str, Any], log: LogStream) -> Iterator[None]:
+        """Take checkpoints to S3 meanwhile, and at the end, however it comes."""
+        if "CheckpointConfig" not in document:
+            yield
+            return
+        uri, folder = document["CheckpointConfig"]["S3Uri"], self._folder / "ml" / "checkpoints"
+        sync = checkpoints.Sync(self._jobs.objects, folder, uri, log.write)
+        try:
+            yield
+        finally:
+            sync.finish()
 
     def _read_metrics(self, line: str, expressions: list[tuple[str, re.Pattern[str]]]) -> None:
         for name, expression in expressions:

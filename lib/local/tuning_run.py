@@ -226,6 +226,8 @@ class TuningRun:
             },
             "Tags": self._store.tags(arn),
         }
+        if "CheckpointConfig" in params:
+            params["CheckpointConfig"] = self._checkpoints(params["CheckpointConfig"], name, repeated)
         if repeated:
             self._store.update(TRAINING_JOB, repeated, lambda job: job.update(RepeatedAs=name))
         self._running.add(name)
@@ -236,6 +238,13 @@ class TuningRun:
             self._running.discard(name)
             del self._trials[name]
             raise
+
+    def _checkpoints(self, config: dict[str, Any], name: str, repeated: str) -> dict[str, Any]:
+        """Return a training job's CheckpointConfig: a place of its own, or that of the job it repeats."""
+        if repeated:
+            earlier: dict[str, Any] = self._store.get(TRAINING_JOB, repeated)["CheckpointConfig"]
+            return earlier
+        return {**config, "S3Uri": f"{config['S3Uri'].rstrip('/')}/{name}"}
 
     def _stop_training_job(self, name: str) -> None:
         try:
