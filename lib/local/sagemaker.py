@@ -22,6 +22,8 @@ from lib.local.logs import Logs
 from lib.local.metrics import Metrics
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
+from lib.local.quotas import Quotas
+from lib.local.quotas import from_environment as quotas_from_environment
 from lib.local.search import Search
 from lib.local.serving import container_of, model_data_uri
 from lib.local.store import (
@@ -107,6 +109,7 @@ class SageMaker:
         max_jobs: int | None = None,
         grace: float = STOP_GRACE_SECONDS,
     ) -> None:
+        limits = quotas_from_environment()
         jobs_folder = Path(root) / "jobs"
         jobs_folder.mkdir(parents=True, exist_ok=True)
         self._jobs_folder = jobs_folder
@@ -118,16 +121,17 @@ class SageMaker:
         self._transform = TransformJobs(jobs_folder, self._store, objects, logs, self._queue)
         self._tuning = TuningJobs(self._store, self._training)
         self.endpoints = Endpoints(jobs_folder, self._store, objects, logs)
+        quotas = Quotas(self._store, limits)
         search = Search(self._store, {TUNING_JOB: self._tuning.with_results})
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
-            "CreateTrainingJob": self._training.create,
+            "CreateTrainingJob": quotas.guard("training", self._training.create),
             "DescribeTrainingJob": self._training.describe,
             "StopTrainingJob": self._training.stop,
             "CreateHyperParameterTuningJob": self._tuning.create,
             "DescribeHyperParameterTuningJob": self._tuning.describe,
             "StopHyperParameterTuningJob": self._tuning.stop,
             "ListTrainingJobsForHyperParameterTuningJob": self._list_tuned_jobs,
-            "CreateTransformJob": self._transform.create,
+            "CreateTransformJob": quotas.guard("transform", self._transform.create),
             "DescribeTransformJob": self._transform.describe,
             "StopTransformJob": self._transform.stop,
             "CreateModel": self._create_model,
@@ -142,7 +146,7 @@ class SageMaker:
             "CreateEndpointConfig": self.endpoints.create_config,
             "DescribeEndpointConfig": self._getter(ENDPOINT_CONFIG),
             "DeleteEndpointConfig": self._deleter(ENDPOINT_CONFIG),
-            "CreateEndpoint": self.endpoints.create,
+            "CreateEndpoint": quotas.guard("endpoint", self.endpoints.create),
             "DescribeEndpoint": self.endpoints.describe,
             "UpdateEndpoint": self.endpoints.update,
             "UpdateEndpointWeightsAndCapacities": self.endpoints.update_weights,

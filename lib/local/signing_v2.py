@@ -73,4 +73,7 @@ def _text_to_sign(
     covered = sorted(
         name + (equals and f"={query[name]}") for name, equals, _ in parts if name in _SIGNED_QUERY
     )
-    return "\n".join([*lines, request.raw_path + ("?" + "&".join(covered) if covered else "")])
+    path = request.raw_path
+    if path.count("/") == 1 and path != "/":
+        path += "/"  # a bucket's own path is signed with the slash that it may be asked for without
+    return "\n".join([*lines, path + ("?" + "&".join(covered) if covered else "")])

@@ -119,7 +119,6 @@ ENDPOINT = Kind(
     ("ValidationException", 'Cannot create already existing endpoint "{arn}".'),
     ("ValidationException", 'Could not find endpoint "{arn}".'),
 )
-KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT)
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,9 @@ def test_presigned_urls_put_and_get(s3: Any, version: str) -> None:
     with urllib.request.urlopen(get, timeout=10) as answer:
         assert answer.read() == b"sent"
         assert answer.headers["Content-Disposition"] == 'attachment; filename="a b.txt"'
+    listing = client.generate_presigned_url("list_objects_v2", Params={"Bucket": BUCKET, "Prefix": "signed/"})
+    with urllib.request.urlopen(listing, timeout=10) as answer:
+        assert b"<KeyCount>1</KeyCount>" in answer.read()
     ranged = urllib.request.Request(get, headers={"Range": "bytes=1-2"})
     with urllib.request.urlopen(ranged, timeout=10) as answer:
         assert (answer.status, answer.read()) == (206, b"en")
