@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test oracle lint format lab bench lock clean
+.PHONY: help run test oracle lint format lab bench clients lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 
 bench: $(STAMP)  ## run the benchmarks against peers (each makes its peers' environment in .bench/)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clients: $(STAMP)  ## run programs written for SageMaker, by AWS's own clients, against the local AWS
+	@$(BIN)/python tests/clients/run_clients.py
 
 lock: .bench/lock/bin/uv  ## pin the packages of pyproject.toml anew in requirements.txt
 	@$< pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
