@@ -296,7 +296,7 @@ def _read_token(token: str | None, wanted: type) -> Any:
         return None
     try:
         value = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, wanted) or (isinstance(value, int) and value < 0):
         raise AwsError("InvalidNextToken", "The NextToken is invalid.")

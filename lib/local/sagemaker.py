@@ -16,6 +16,7 @@ from typing import Any
 
 from lib.local import algorithm, inputs
 from lib.local.algorithm import refuse_unless, unsupported
+from lib.local.deletion import delete_training_job, delete_tuning_job
 from lib.local.endpoints import Endpoints
 from lib.local.jobs import TrainingJobs
 from lib.local.logs import Logs
@@ -29,7 +30,6 @@ from lib.local.serving import container_of, model_data_uri
 from lib.local.store import (
     ENDPOINT,
     ENDPOINT_CONFIG,
-    FINISHED,
     MODEL,
     TRAINING_JOB,
     TRANSFORM_JOB,
@@ -137,8 +137,8 @@ class SageMaker:
             "CreateModel": self._create_model,
             "DescribeModel": self._getter(MODEL),
             "DeleteModel": self._deleter(MODEL),
-            "DeleteTrainingJob": self._delete_training_job,
-            "DeleteHyperParameterTuningJob": self._delete_tuning_job,
+            "DeleteTrainingJob": lambda params: delete_training_job(self._store, params),
+            "DeleteHyperParameterTuningJob": lambda params: delete_tuning_job(self._store, params),
             "Search": search.search,
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
@@ -221,25 +221,6 @@ class SageMaker:
 
     def _deleter(self, kind: Kind) -> Callable[[dict[str, Any]], None]:
         return lambda params: self._store.delete(kind, params[f"{kind.name}Name"])
-
-    def _delete_training_job(self, params: dict[str, Any]) -> None:
-        name = params["TrainingJobName"]
-        try:
-            status = self._store.get(TRAINING_JOB, name)["TrainingJobStatus"]
-        except AwsError as error:
-            raise AwsError("ResourceNotFound", error.message) from None
-        if status not in FINISHED:
-            text = f"The request was rejected because the training job is in status {status}."
-            raise AwsError("ResourceInUse", text)
-        self._store.delete(TRAINING_JOB, name)
-
-    def _delete_tuning_job(self, params: dict[str, Any]) -> None:
-        name = params["HyperParameterTuningJobName"]
-        status = self._store.get(TUNING_JOB, name)["HyperParameterTuningJobStatus"]
-        if status not in FINISHED:
-            text = f"The request was rejected because the hyperparameter tuning job is in status {status}."
-            raise AwsError("ValidationException", text)
-        self._store.delete(TUNING_JOB, name)  # its training jobs stay
 
     # ---- models
 

@@ -198,7 +198,7 @@ def _read_token(token: str | None) -> int:
         return 0
     try:
         position = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except ValueError:
+    except (ValueError, RecursionError):
         position = None
     if not isinstance(position, int) or position < 0:
         raise AwsError("ValidationException", "The NextToken is invalid.")

@@ -121,6 +121,9 @@ ENDPOINT = Kind(
 )
 
 
+KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT)
+
+
 @dataclass(frozen=True)
 class Page:
     """What a List operation asks for; see `Store.select`."""
@@ -305,8 +308,15 @@ class Store:
             except sqlite3.OperationalError:
                 time.sleep(_RETRY_SECONDS)
 
-    def delete(self, kind: Kind, name: str) -> None:
-        """Remove a resource and its tags.
+    def delete(
+        self, kind: Kind, name: str, check: Callable[[dict[str, Any]], None] = lambda document: None
+    ) -> None:
+        """Remove a resource and its tags; what it made stays, as made by none.
+
+        Parameters
+        ----------
+        check : callable
+            Is given the document; what it raises leaves the resource as it was.
 
         Raises
         ------
@@ -314,10 +324,10 @@ class Store:
             When there is none of that name.
         """
         with self._transaction() as database:
-            query = "DELETE FROM resources WHERE kind = ? AND name = ?"
-            if database.execute(query, (kind.name, name)).rowcount == 0:
-                raise kind.error(kind.missing, name)
+            check(self.get(kind, name))
+            database.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind.name, name))
             database.execute("DELETE FROM tags WHERE arn = ?", (kind.arn(name),))
+            database.execute("UPDATE resources SET parent = NULL WHERE parent = ?", (kind.arn(name),))
 
     def unfinished(self, kind: Kind) -> list[str]:
         """Return the names of the jobs that are in progress or stopping, oldest first."""
@@ -367,7 +377,7 @@ class Store:
             conditions.append(("score IS NOT NULL", ()))
         if page.token is not None:
             comparison = "<" if page.descending else ">"
-            conditions.append((f"({column}, name) {comparison} (?, ?)", _decode_token(page.token)))
+            conditions.append((f"({column}, name) {comparison} (?, ?)", _decode_token(page.token, column)))
         where = " AND ".join(text for text, _ in conditions)
         values = [value for _, bound in conditions for value in bound]
         order = "DESC" if page.descending else "ASC"
@@ -454,9 +464,14 @@ def _encode_token(value: Any, name: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([value, name]).encode()).decode()
 
 
-def _decode_token(token: str) -> tuple[Any, str]:
+def _decode_token(token: str, column: str) -> tuple[Any, str]:
+    """Return the value and the name that a page ended with; the value is a text or a number as its column is."""
+    wanted = str if column in ("name", "status") else (int, float)
     try:
         value, name = json.loads(base64.urlsafe_b64decode(token.encode()))
-        return value if isinstance(value, str) else float(value), str(name)
-    except (ValueError, TypeError, OverflowError):
-        raise AwsError("ValidationException", "The NextToken is invalid.") from None
+        f"{value}{name}".encode()  # half a surrogate pair cannot be looked for
+        if isinstance(value, wanted) and not isinstance(value, bool) and isinstance(name, str):
+            return value if isinstance(value, str) else float(value), name
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        pass
+    raise AwsError("ValidationException", "The NextToken is invalid.")

@@ -1,4 +1,4 @@
-"""Search: filters, nested filters, expressions of expressions, order and pages; and the deletion of jobs."""
+"""Search: filters, nested filters, expressions of expressions, order and pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sagemaker_kit import BUCKET, ENDLESS, Aws, channel, hyperparameters, model_request, training_request
+from sagemaker_kit import BUCKET, Aws, channel, hyperparameters, model_request, training_request
 from test_tuning_jobs import request as tuning_request
 
 from lib.local.protocol import AwsError
@@ -156,27 +156,3 @@ def test_models_and_tuning_jobs_are_found_too(aws: Aws) -> None:
     aws.wait("HyperParameterTuningJob", "search")
     (result,) = aws.call("Search", Resource="HyperParameterTuningJob")["Results"]
     assert result["HyperParameterTuningJob"]["BestTrainingJob"]["TrainingJobName"].startswith("search-001")
-
-
-def test_only_jobs_that_have_ended_can_be_deleted(aws: Aws) -> None:
-    aws.call("CreateTrainingJob", **training_request("deleted", HyperParameters=ENDLESS))
-    with pytest.raises(AwsError, match="is in status InProgress") as caught:
-        aws.call("DeleteTrainingJob", TrainingJobName="deleted")
-    assert caught.value.code == "ResourceInUse"
-    aws.call("StopTrainingJob", TrainingJobName="deleted")
-    aws.wait("TrainingJob", "deleted")
-    aws.call("DeleteTrainingJob", TrainingJobName="deleted")
-    with pytest.raises(AwsError) as caught:
-        aws.call("DeleteTrainingJob", TrainingJobName="deleted")
-    assert caught.value.code == "ResourceNotFound"
-    aws.call("CreateTrainingJob", **training_request("deleted"))  # the name is free again
-    assert aws.wait("TrainingJob", "deleted")["TrainingJobStatus"] == "Completed"
-
-    aws.call("CreateHyperParameterTuningJob", **tuning_request("gone", jobs=2))
-    with pytest.raises(AwsError, match="is in status InProgress"):
-        aws.call("DeleteHyperParameterTuningJob", HyperParameterTuningJobName="gone")
-    aws.wait("HyperParameterTuningJob", "gone")
-    aws.call("DeleteHyperParameterTuningJob", HyperParameterTuningJobName="gone")
-    with pytest.raises(AwsError, match="can't find a tuning job"):
-        aws.describe("HyperParameterTuningJob", "gone")
-    assert len(aws.call("ListTrainingJobs", NameContains="gone-")["TrainingJobSummaries"]) == 2
