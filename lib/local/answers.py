@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.responses import Response
 
@@ -15,6 +14,7 @@ from lib.local.protocol import AwsError, error_body
 from lib.local.signing import SignedRequest
 
 JSON_TYPE = "application/x-amz-json-1.1"
+_FORM_ACTION = re.compile(rb"(?:^|&)Action=(\w+)")
 _CBOR_PATH = re.compile(r"/service/\w+/operation/(\w+)")
 
 
@@ -50,7 +50,8 @@ def operation_name(request: SignedRequest, body: bytes) -> str:
         return request.headers["x-amz-target"].rpartition(".")[2]
     if found := _CBOR_PATH.fullmatch(request.raw_path):
         return found[1]
-    return _form(body).get("Action") or f"{request.method} {request.raw_path}"
+    named = _FORM_ACTION.search(body)
+    return named[1].decode() if named else f"{request.method} {request.raw_path}"
 
 
 def caller_identity(account: str, request_id: str) -> Response:
@@ -67,12 +68,6 @@ def caller_identity(account: str, request_id: str) -> Response:
     namespace = "https://sts.amazonaws.com/doc/2011-06-15/"
     body = s3_xml.document("GetCallerIdentityResponse", nodes, namespace)
     return Response(body, media_type="text/xml")
-
-
-def _form(body: bytes) -> dict[str, str]:
-    """Return the fields of a form, the first of each name."""
-    fields = parse_qs(body.decode("latin-1"), max_num_fields=1000) if b"=" in body[:10_000] else {}
-    return {name: values[0] for name, values in fields.items()}
 
 
 def _query_error(error: AwsError, request_id: str) -> bytes:

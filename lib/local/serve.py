@@ -125,7 +125,7 @@ def _port_error(port: int, error: Exception) -> ConnectionFailed:
             f"Port {port} is in use by another program.",
             hint="Choose another with --port, or leave it out and a free one is found.",
         )
-    return ConnectionFailed(f"The local AWS cannot listen on port {port}: {error}.")
+    return ConnectionFailed(f"The local AWS cannot listen on port {port}: {str(error).rstrip('.')}.")
 
 
 def _number(variable: str, default: float) -> float:

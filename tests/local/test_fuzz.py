@@ -349,3 +349,18 @@ def test_json_of_any_form_is_no_request(local_aws: Server, value: Any) -> None:
     answer.read()
     connection.close()
     assert answer.status in (200, 400)
+
+
+def test_a_form_of_many_fields_is_read(local_aws: Server) -> None:
+    body = b"Action=AssumeRole&" + b"&".join(b"a%d=1" % number for number in range(5000))
+    headers = {
+        "host": f"127.0.0.1:{local_aws.port}",
+        "content-type": "application/x-www-form-urlencoded; charset=utf-8",
+    }
+    signed = sign(SignedRequest("POST", "/", "", headers), body, "sts", "us-east-1", local_aws.credentials)
+    connection = http.client.HTTPConnection("127.0.0.1", local_aws.port, timeout=10)
+    connection.request("POST", "/", body, signed)
+    answer = connection.getresponse()
+    said = answer.read()
+    connection.close()
+    assert (answer.status, b"AssumeRole is not implemented" in said) == (501, True)
