@@ -140,11 +140,7 @@ class Uploads:
             "SELECT * FROM uploads WHERE id = ? AND bucket = ? AND key = ?", upload, bucket, key.encode()
         )
         if not rows:
-            text = (
-                "The specified upload does not exist. The upload ID may be invalid, "
-                "or the upload may have been aborted or completed."
-            )
-            raise AwsError("NoSuchUpload", text, 404, UploadId=upload)
+            raise _no_upload(upload)
         return _upload(rows[0])
 
     def page(
@@ -281,7 +277,10 @@ class Uploads:
             text = f"The provided 'x-amz-mp-object-size' header value {size} does not match what was computed"
             raise AwsError("InvalidRequest", f"{text}: {total}")
         with self.objects.blobs.create(with_etag=False) as writer:
-            checksum = self._join(upload, parts, writer)
+            try:
+                checksum = self._join(upload, parts, writer)
+            except FileNotFoundError:  # another request has completed, aborted or changed it meanwhile
+                raise _no_upload(upload.id) from None
             if expected and checksum["value"].partition("-")[0] != expected.partition("-")[0]:
                 text = f"The {checksum['algorithm'].upper()} you specified did not match"
                 raise AwsError("BadDigest", f"{text} the calculated checksum.")
@@ -356,6 +355,14 @@ class Uploads:
             index.execute("DELETE FROM uploads WHERE id = ?", (upload,))
         for (blob,) in blobs:
             self.objects.blobs.remove(blob)
+
+
+def _no_upload(upload: str) -> AwsError:
+    text = (
+        "The specified upload does not exist. The upload ID may be invalid, "
+        "or the upload may have been aborted or completed."
+    )
+    return AwsError("NoSuchUpload", text, 404, UploadId=upload)
 
 
 def _upload(row: tuple[Any, ...]) -> Upload:

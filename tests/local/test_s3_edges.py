@@ -9,6 +9,7 @@ import http.client
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -513,3 +514,30 @@ def test_what_is_put_is_listed_at_once_and_in_order(s3: Any, bucket: str) -> Non
         assert keys == [f"{place:02d}" for place in range(19 - number, 20)]
     newest = s3.head_object(Bucket=bucket, Key="00")["LastModified"].timestamp()
     assert started - 1 <= newest <= time.time()
+
+
+def test_of_several_completions_at_once_each_succeeds_or_finds_no_upload(s3: Any, bucket: str) -> None:
+    data = [bytes([number]) * 5 * 1024**2 for number in range(3)]
+    for number in range(4):
+        where = {"Bucket": bucket, "Key": f"k{number}"}
+        upload = s3.create_multipart_upload(**where)["UploadId"]
+        parts = [
+            {
+                "PartNumber": place,
+                "ETag": s3.upload_part(**where, UploadId=upload, PartNumber=place, Body=part)["ETag"],
+            }
+            for place, part in enumerate(data, 1)
+        ]
+
+        def complete(where: dict[str, str] = where, upload: str = upload, parts: Any = parts) -> str:
+            try:
+                s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+            except ClientError as error:
+                return str(error.response["Error"]["Code"])
+            return "completed"
+
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = {done.result() for done in [pool.submit(complete) for _ in range(4)]}
+        assert "completed" in outcomes
+        assert outcomes <= {"completed", "NoSuchUpload"}
+        assert s3.get_object(**where)["Body"].read() == b"".join(data)
