@@ -1,8 +1,8 @@
 """CloudWatch's metrics: what training jobs log, a value a second, asked for by period and statistic.
 
 A metric is kept as count, sum, minimum and maximum of each second, so that what a job leaves grows with its time
-and not with its epochs.  (AWS: "Monitor and Analyze Training Jobs Using Amazon CloudWatch Metrics",
-CloudWatch API reference.)
+and not with its epochs.  A kill of the server may cost the values of its last second.  (AWS: "Monitor and Analyze
+Training Jobs Using Amazon CloudWatch Metrics", CloudWatch API reference.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS seconds (
 ) WITHOUT ROWID;
 """
 _ADD = """
-INSERT INTO seconds VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    count = count + 1, sum = sum + excluded.sum,
+INSERT INTO seconds VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    count = count + excluded.count, sum = sum + excluded.sum,
     minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)
 """
 
@@ -82,6 +82,8 @@ class Metrics:
 
     def __init__(self, root: Path) -> None:
         self._lock = threading.Lock()
+        self._second = 0
+        self._latest: dict[tuple[str, str, int], list[float]] = {}  # count, sum, minimum, maximum of a second
         path = Path(root) / "metrics.sqlite"
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
@@ -109,6 +111,7 @@ class Metrics:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._flush()
             self._database.close()
 
     def report(self, job: str, metric: str, value: float, timestamp: float) -> None:
@@ -119,13 +122,37 @@ class Metrics:
         timestamp : float
             Seconds since 1970.
         """
+        second = int(timestamp)
         with self._lock:
-            try:
-                self._database.execute(_ADD, (job, metric, int(timestamp), value, value, value))
-            except (
-                sqlite3.Error
-            ):  # a full disk must not end the training; its last metrics are in its description
-                return
+            if second != self._second:
+                self._flush()
+                self._second = second
+            known = self._latest.get((job, metric, second))
+            if known is None:
+                self._latest[job, metric, second] = [1, value, value, value]
+            else:
+                known[0] += 1
+                known[1] += value
+                known[2] = min(known[2], value)
+                known[3] = max(known[3], value)
+
+    def _flush(self) -> None:
+        """Put what came within the last second into the file: a quick training logs thousands of values in it."""
+        rows = [(*key, *values) for key, values in self._latest.items()]
+        self._latest.clear()
+        try:
+            with self._database:
+                self._database.execute("BEGIN")
+                self._database.executemany(_ADD, rows)
+        except (
+            sqlite3.Error
+        ):  # a full disk must not end the training; its last metrics are in its description
+            return
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
+        with self._lock:
+            self._flush()
+            return self._database.execute(query, values).fetchall()
 
     def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Answer one operation of CloudWatch; ``params`` and the answer have the API's members.
@@ -231,8 +258,7 @@ class Metrics:
         query = (
             f"SELECT DISTINCT job, metric FROM seconds WHERE {' AND '.join(conditions)} ORDER BY job, metric"
         )
-        with self._lock:
-            rows = self._database.execute(f"{query} LIMIT {_PAGE + 1}", values).fetchall()
+        rows = self._rows(f"{query} LIMIT {_PAGE + 1}", values)
         metrics = [
             {
                 "Namespace": NAMESPACE,
@@ -255,8 +281,7 @@ class Metrics:
         """
         first = math.floor(start) // period * period
         values = (period, dimensions[0][1], metric.get("MetricName"), first, end)
-        with self._lock:
-            return [_Period(*row) for row in self._database.execute(query, values)]
+        return [_Period(*row) for row in self._rows(query, values)]
 
 
 def _check_times(start: float, end: float) -> None:

@@ -1,6 +1,6 @@
 """A server killed at random points of everything at once: nothing committed is lost, nothing else is left.
 
-``REELBOOK_KILLS=100`` kills it a hundred times; by default it is killed four times.
+``REELBOOK_KILLS=100`` kills it a hundred times; by default it is killed three times.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sagemaker_kit import (
 
 from lib import local
 
-KILLS = int(os.environ.get("REELBOOK_KILLS", "4"))
+KILLS = int(os.environ.get("REELBOOK_KILLS", "3"))
 SEED = int(os.environ.get("REELBOOK_KILLS_SEED", "0"))
 ABSENT = ""
 MIB = 1024**2
