@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -28,7 +29,7 @@ MAX_BODY_BYTES = 25 * 1024**2
 PATH = re.compile(r"/endpoints/([^/]+)/([^/]+)")
 
 _TIMEOUT_SECONDS = 60.0
-_ATTEMPTS = 3
+_ATTEMPTS = 5  # a lost connection, a dying process that still accepts, a refusal, a start, and one to spare
 _MAX_SAID = 1024
 _CUSTOM = "x-amzn-sagemaker-custom-attributes"
 _PASSED_ON = {
@@ -104,10 +105,6 @@ class Runtime:
         """Return the status, headers and body of the model's answer; a process that has died is started again."""
         import aiohttp
 
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-            connector = aiohttp.TCPConnector(limit=0, force_close=False)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         refused: int | None = None
         failure: Exception | None = None
         for _ in range(_ATTEMPTS):
@@ -115,9 +112,11 @@ class Runtime:
             if port is None or port == refused:
                 port = await self._start(name, variant, refused)
             try:
-                url = f"http://127.0.0.1:{port}/invocations"
-                async with self._session.post(url, data=body, headers=headers) as answer:
-                    return answer.status, answer.headers, await answer.read()
+                # After a lost connection by a new one: the others that are kept may be dead as well.
+                async with self._connections(anew=failure is not None) as session:
+                    url = f"http://127.0.0.1:{port}/invocations"
+                    async with session.post(url, data=body, headers=headers) as answer:
+                        return answer.status, answer.headers, await answer.read()
             except TimeoutError:
                 raise _model_error(name, 0, _TIMED_OUT.encode()) from None
             except aiohttp.ClientConnectorError:  # nobody listens there any more
@@ -126,6 +125,21 @@ class Runtime:
                 failure = error
         said = "The model's process ended during the request"
         raise _model_error(name, 500, said.encode()) from failure
+
+    @asynccontextmanager
+    async def _connections(self, anew: bool) -> AsyncIterator[aiohttp.ClientSession]:
+        """Lend the connections that are kept, or none of them."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        if anew:
+            async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+                yield session
+            return
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=False)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        yield self._session
 
     async def _start(self, name: str, variant: Variant, refused: int | None) -> int:
         loop = asyncio.get_running_loop()
