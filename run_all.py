@@ -2,7 +2,12 @@
 
     run_all.py                            run everything with parameters/local.yaml
     run_all.py -f FILE -p NAME VALUE      with other parameters
-    run_all.py --from STAGE               go on with the last run
+    run_all.py plan                       what would run, and why
+    run_all.py --resume RUN               go on with a run; what is up to date is not run again
+    run_all.py runs                       list the runs
+    run_all.py diff A B                   compare two runs
+    run_all.py watch                      look at the run that is going on
+    run_all.py report RUN                 write a run's page anew
     run_all.py local start|status|env|stop|reset
     run_all.py lab
 
@@ -46,11 +51,12 @@ def main(arguments=None, workflow=None):
     from lib.errors import ContractError, ParameterError, ReelbookError
 
     commands = {"local": local, "lab": lab}
-    name = arguments[0] if arguments and arguments[0] in commands else "run"
+    of_runs = {"run": run, "plan": plan}
+    name = arguments[0] if arguments else ""
     try:
-        if name == "run":
-            return run(arguments[1:] if arguments[:1] == ["run"] else arguments, workflow)
-        return commands[name](arguments[1:])
+        if name in of_runs:
+            return of_runs[name](arguments[1:], workflow)
+        return commands[name](arguments[1:]) if name in commands else run(arguments, workflow)
     except ReelbookError as error:
         print("run_all.py: error: " + str(error), file=sys.stderr)
         return WRONG_USE if isinstance(error, (ParameterError, ContractError)) else FAILED
@@ -78,7 +84,46 @@ def environment_problem():
 def run(arguments, workflow):
     """Run the workflow, or a part of it."""
     options = run_parser().parse_args(arguments)
-    from lib import console, plan
+    if options.dry_run:
+        return show_plan(options, arguments, workflow)
+    planned = planned_from(options, arguments, workflow)
+    from lib import runner
+
+    status = 0
+    chosen = runner.Options(
+        look_ahead=options.look_ahead,
+        parallel=options.parallel,
+        retries=options.retries,
+        cell_seconds=options.cell_seconds,
+        stage_seconds=options.stage_seconds,
+    )
+    try:
+        record = runner.run(planned, chosen)
+    except runner.Interrupted as stop:
+        record = stop.run
+        status = 128 + stop.signal_number
+    return show(record, status, planned)
+
+
+def plan(arguments, workflow):
+    """Print what would run and why; the options are those of ``run``."""
+    return show_plan(run_parser("plan").parse_args(arguments), arguments, workflow)
+
+
+def show_plan(options, arguments, workflow):
+    """Print a plan, without a kernel."""
+    from lib import cache, console, forecast
+
+    planned = planned_from(options, arguments, workflow)
+    history = cache.History(planned.workflow.outputs, leave_out=planned.run_id)
+    verdicts = forecast.forecast(planned, cache.Cache(history, cache.Objects(), own=planned.previous))
+    print(console.plan_text(planned, verdicts))
+    return 0
+
+
+def planned_from(options, arguments, workflow):
+    """Work out what the options ask for."""
+    from lib import plan
 
     request = plan.Request(
         parameters_file=options.file,
@@ -87,32 +132,23 @@ def run(arguments, workflow):
         start=options.start,
         stop=options.stop,
         only=options.only,
+        resume=options.resume,
+        force=options.force,
+        no_cache=options.no_cache,
         command=shlex.join(["run_all.py", *arguments]),
     )
-    planned = plan.make(workflow or plan.Workflow(), request)
-    if options.dry_run:
-        print(console.plan_text(planned))
-        return 0
-
-    from lib import runner
-
-    status = 0
-    try:
-        record = runner.run(planned, look_ahead=options.look_ahead, cell_seconds=options.cell_seconds)
-    except runner.Interrupted as stop:
-        record = stop.run
-        status = 128 + stop.signal_number
-    return show(record, status, planned)
+    return plan.make(workflow or plan.Workflow(), request)
 
 
 def show(record, status, planned):
     """Print the summary of a run and, where it failed, one screen about it; return the exit status."""
     from lib import console, records, runner
 
-    report = runner.write_report(planned.folder)
+    folder = planned.workflow.outputs / record.run_id
+    page = runner.write_report(folder)
     print(console.summary(record))
-    if report is not None:
-        print("report: " + records.shown(report))
+    if page is not None:
+        print("report: " + records.shown(page))
     names = {stage.name for stage in planned.selected}
     ended_badly = [stage for stage in record.stages if stage.name in names and stage.error is not None]
     if ended_badly:
@@ -120,12 +156,12 @@ def show(record, status, planned):
     return status or (FAILED if record.status == "failed" else 0)
 
 
-def run_parser():
-    """Return the parser of ``run_all.py run``."""
+def run_parser(name=""):
+    """Return the parser of ``run_all.py run`` and ``plan``."""
     parser = argparse.ArgumentParser(
-        prog="run_all.py",
-        description="Run the workflow, one notebook a stage, into outputs/RUN/.",
-        epilog="Other commands: run_all.py local start|status|env|stop|reset, and run_all.py lab.",
+        prog="run_all.py" + (" " + name if name else ""),
+        description="Run the workflow, one notebook a stage, into outputs/RUN/. A stage that is up to date is reused.",
+        epilog="Other commands: plan, runs, diff, watch, report, lab, and local start|status|env|stop|reset.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -145,12 +181,41 @@ def run_parser():
     )
     add("--to", dest="stop", metavar="STAGE", help="end after this stage")
     add("--only", metavar="STAGE", help="run one stage of a run (default: the last run)")
-    add("--dry-run", action="store_true", help="show what would run with which values, and start nothing")
+    add("--resume", metavar="RUN", help="go on with this run: what is up to date in it is not run again")
+    add(
+        "--force",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="run this stage even where it is up to date (repeatable)",
+    )
+    add("--no-cache", action="store_true", help="run every stage, up to date or not")
+    add("--dry-run", action="store_true", help="show what would run and why, and start no kernel; as `plan`")
     add(
         "--cell-seconds",
         type=positive,
         metavar="N",
         help="how long one cell may run (default: as long as it likes)",
+    )
+    add(
+        "--stage-seconds",
+        type=positive,
+        metavar="N",
+        help="how long one stage may run (default: as long as it likes)",
+    )
+    add(
+        "--retries",
+        type=natural,
+        metavar="N",
+        default=2,
+        help="further attempts after a failure that time mends, such as throttling (default: 2)",
+    )
+    add(
+        "--parallel",
+        type=positive,
+        metavar="N",
+        default=2,
+        help="how many stages may run at a time, where none takes from another (default: 2)",
     )
     add(
         "--look-ahead",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+from lib.forecast import OPEN, RUNS, Verdict
 from lib.plan import Plan
 from lib.records import RunRecord, StageRecord, shown
 
@@ -14,16 +16,16 @@ EXCERPT_LINES = 9
 LONGEST = 60  # characters of a value
 
 
-def plan_text(plan: Plan) -> str:
-    """Return which stages would run, with the value and origin of each parameter."""
+def plan_text(plan: Plan, verdicts: Mapping[str, Verdict]) -> str:
+    """Return what would become of each stage and why, then the value and origin of each parameter of those that run."""
     verb = "continue" if plan.continues else "begin"
-    lines = [f"This would {verb} the run {plan.run_id} in {shown(plan.folder)}."]
+    lines = [f"This would {verb} the run {plan.run_id} in {shown(plan.folder)}.", ""]
+    lines += _columns([(name, verdict.verdict, verdict.why) for name, verdict in verdicts.items()])
     selected = {stage.name for stage in plan.selected}
     for stage in plan.workflow.stages:
-        lines.append("")
-        if stage.name not in selected:
-            lines.append(f"{stage.name}  skipped: {plan.skipped[stage.name]}")
+        if verdicts[stage.name].verdict not in (RUNS, OPEN):
             continue
+        lines.append("")
         contract = plan.contracts[stage.name]
         lines.append(f"{stage.name}  {contract.title}")
         rows = []
@@ -102,6 +104,13 @@ class Progress:
         elif self._wanted:
             how = f"{record.seconds:6.1f} s" if record.seconds is not None else record.why
             print(f"{record.name:<{self._width}}  {record.status:<11}  {how}", file=sys.stderr, flush=True)
+
+    def said(self, text: str) -> None:
+        """Show a line."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif self._wanted:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -43,6 +43,8 @@ class Contract:
         Its top-level import statements, as source.
     cells : int
         How many cells it has.
+    code : tuple of (int, str)
+        Number, from 1 over all cells, and source of each code cell but the parameters cell.
     """
 
     stage: str
@@ -53,6 +55,7 @@ class Contract:
     publishes: tuple[str, ...]
     imports: tuple[str, ...]
     cells: int
+    code: tuple[tuple[int, str], ...] = ()
 
 
 def read_contract(path: Path) -> Contract:
@@ -112,6 +115,7 @@ class _NotebookReader:
                 if isinstance(statement, (ast.Import, ast.ImportFrom))
             ),
             cells=len(cells),
+            code=tuple((index + 1, _source(cells[index])) for index in trees if index != 1),
         )
 
     def where(self, index: int, line: int | None = None) -> str:

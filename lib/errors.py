@@ -13,6 +13,7 @@
     ├── ModelError                a model or its artifact cannot be used
     ├── StorageError              an S3 location cannot be read or written; carries uri
     ├── ConnectionFailed          the target (AWS or the local AWS) cannot be reached
+    │   └── ServiceUnavailable    it does not answer now, and may a little later
     └── JobFailed                 a SageMaker job failed; carries job, reason, log_lines
 
 Each says what was wrong and where; ``hint`` says what to do next.  A command prints ``str(error)``
@@ -118,6 +119,10 @@ class StorageError(ReelbookError):
 
 class ConnectionFailed(ReelbookError):
     """The target (AWS or the local AWS) cannot be reached."""
+
+
+class ServiceUnavailable(ConnectionFailed):
+    """The target does not answer now; it may a little later, so that the runner tries the stage again."""
 
 
 class JobFailed(ReelbookError):

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from lib import storage
-from lib.errors import ConnectionFailed, DataError, JobFailed
+from lib.errors import ConnectionFailed, DataError, JobFailed, ServiceUnavailable
 
 TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
@@ -250,8 +250,8 @@ def refusals_explained(kind: str, name: str) -> Iterator[None]:
         raise _no_answer(error) from error
 
 
-def _no_answer(error: Exception) -> ConnectionFailed:
-    return ConnectionFailed(
+def _no_answer(error: Exception) -> ServiceUnavailable:
+    return ServiceUnavailable(
         f"SageMaker does not answer: {str(error).rstrip('.')}.",
         hint="Run the stage again: it takes up a job that still runs.",
     )

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from lib.records import ROOT
-from lib.scraps import HEADLESS
+from lib.scraps import HEADLESS, import_quickly
 
 START_SECONDS = 120  # how long a kernel may take to answer for the first time, on a machine under load
 WARM_UP_SECONDS = 300  # how long a notebook's imports may take
@@ -112,6 +112,10 @@ class KernelPool:
     """
 
     def __init__(self, folder: Path) -> None:
+        # Here and not in the threads, where papermill's imports would meet these half-way.
+        import_quickly("jupyter_client.manager")
+        import_quickly("jupyter_client.blocking.client")
+        import_quickly("jupyter_client.asynchronous")
         self._folder = folder
         self._sockets = Path(tempfile.mkdtemp(prefix="reelbook-", dir=_short_temporary_folder()))
         self._orders: dict[str, _Order] = {}
@@ -248,10 +252,18 @@ class KernelPool:
 
 
 def close_event_loop() -> None:
-    """Close the event loop that jupyter_client has made for this thread."""
+    """Close the event loop that jupyter_client has made for this thread, and end what waits in it."""
+    import asyncio
+
     from jupyter_core.utils import ensure_event_loop
 
-    ensure_event_loop().close()
+    loop = ensure_event_loop()
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
 
 
 @functools.cache

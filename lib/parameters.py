@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
-from lib import settings
+from lib import redaction, settings
 from lib.errors import ParameterError, did_you_mean
 from lib.records import ROOT, shown
 
 COMMAND_LINE = "the command line"
+SECRET_MARK = "secret:"  # how the help of a secret parameter begins
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -52,7 +53,6 @@ _SECRET_WORDS = {
     "credential",
     "credentials",
 }
-_AWS_ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Parameter:
     default: Any
     help: str
     where: str
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value comes from the environment alone: its help begins with ``secret:``."""
+        return self.help.lower().startswith(SECRET_MARK)
 
 
 @dataclass(frozen=True)
@@ -245,6 +250,11 @@ def validate(given: Mapping[str, Setting], declared: Mapping[str, Parameter]) ->
             )
         parameter = declared[name]
         value = setting.value
+        if parameter.secret and value not in (None, ""):
+            raise ParameterError(
+                f"`{name}` is marked secret, and parameters end up in notebooks and reports ({setting.source}).",
+                hint=f"Set the environment variable {redaction.variable(name)} instead.",
+            )
         if parameter.type == "str" and not isinstance(value, str) and setting.text is not None:
             value = setting.text  # -p prefix 2026: the type is known, so the text needs no quotes
         value = _typed(parameter, value, setting.source)
@@ -359,7 +369,7 @@ def _refuse_secrets(name: str, value: Any, source: str) -> None:
         for inner in value:
             _refuse_secrets(name, inner, source)
     elif (looks_secret(name) and value not in (None, "")) or (
-        isinstance(value, str) and _AWS_ACCESS_KEY.search(value)
+        isinstance(value, str) and redaction.has_key(value)
     ):
         raise ParameterError(
             f"`{name}` looks like a secret, and parameters end up in notebooks and reports ({source}).",

@@ -15,7 +15,7 @@ from lib import parameters, records
 from lib.contracts import Contract
 from lib.errors import ParameterError, did_you_mean
 from lib.parameters import Parameter, Setting
-from lib.records import ROOT, RunRecord, shown
+from lib.records import ROOT, SCRATCH, RunRecord, shown
 from lib.stages import NOTEBOOKS, RUN_ID, STAGES, Stage, Wiring, declared, read_contracts, wire
 
 NOT_ASKED_FOR = "was not asked for"
@@ -57,6 +57,12 @@ class Request:
         None: the last run where one is continued, else a new id.
     start, stop, only : str or None
         The first, last or single stage; ``start`` and ``only`` continue a run.
+    resume : str or None
+        The run to go on with: stages that are up to date stay as they are.
+    force : sequence of str
+        Stages that run even where they are up to date.
+    no_cache : bool
+        Every stage runs.
     command : str
         The command as it was typed, for the record.
     """
@@ -67,6 +73,9 @@ class Request:
     start: str | None = None
     stop: str | None = None
     only: str | None = None
+    resume: str | None = None
+    force: Sequence[str] = ()
+    no_cache: bool = False
     command: str = ""
 
 
@@ -85,7 +94,9 @@ class Plan:
     continues : bool
         The run's folder exists and is gone on with.
     selected : list of Stage
-        Those that run now, in order.
+        Those that run now, unless they are up to date, in order.
+    forced : dict of str to str
+        Those of them that run in any case, with why.
     skipped : dict of str to str
         The other stages, with why.
     given : dict of str to Setting
@@ -112,6 +123,8 @@ class Plan:
     parameters_file: Path | None
     command_line: list[tuple[str, str]]
     command: str
+    forced: dict[str, str] = field(default_factory=dict)
+    named: bool = True  # the user gave the run its id
 
     @property
     def folder(self) -> Path:
@@ -175,7 +188,7 @@ def make(workflow: Workflow, request: Request) -> Plan:
         For everything that is wrong with the request; ReelbookError for an unreadable record.
     """
     contracts = read_contracts(workflow.stages, workflow.notebooks)
-    for name in (request.start, request.stop, request.only):
+    for name in (request.start, request.stop, request.only, *request.force):
         _check_stage(name, workflow.stages)
     run_id, exists = _choose_run(workflow, request)
     folder = workflow.outputs / run_id
@@ -211,7 +224,25 @@ def make(workflow: Workflow, request: Request) -> Plan:
         parameters_file=parameters_file,
         command_line=command_line,
         command=request.command,
+        forced=_forced(selected, request),
+        named=request.run_id is not None or exists,
     )
+
+
+def _forced(selected: Sequence[Stage], request: Request) -> dict[str, str]:
+    """Return the stages that run even where they are up to date, with why."""
+    forced = {}
+    for stage in selected:
+        if request.no_cache:
+            forced[stage.name] = "--no-cache"
+        elif stage.name in request.force:
+            forced[stage.name] = "--force"
+        elif stage.name in (request.start, request.only):
+            forced[stage.name] = "it was asked for"
+    for name in request.force:
+        if name not in forced:
+            raise ParameterError(f"--force {name}: this stage does not run here.")
+    return forced
 
 
 def _check_stage(name: str | None, stages: Sequence[Stage]) -> None:
@@ -226,18 +257,35 @@ def _check_stage(name: str | None, stages: Sequence[Stage]) -> None:
 
 def _choose_run(workflow: Workflow, request: Request) -> tuple[str, bool]:
     """Return the run's id, and whether it is a run that exists and is continued."""
-    continues = request.start is not None or request.only is not None
-    run_id = request.run_id
+    continues = request.start is not None or request.only is not None or request.resume is not None
+    if request.resume is not None and request.run_id not in (None, request.resume):
+        raise ParameterError("--resume names the run already; leave --run-id out.")
+    run_id = request.run_id or request.resume
     if run_id is None:
         last = records.last_run(workflow.outputs) if continues else None
         return (last, True) if last else (records.new_run_id(workflow.outputs), False)
     folder = workflow.outputs / records.check_run_id(run_id)
+    if run_id == SCRATCH:
+        raise ParameterError(
+            f"The run {SCRATCH} is the one of notebooks run by hand.", hint="Take another id."
+        )
+    if request.resume is not None and not (folder / "run.json").exists():
+        raise _no_such_run(request.resume, workflow.outputs)
     if folder.exists() and not continues:
         raise ParameterError(
             f"The run {run_id} exists already ({shown(folder)}).",
-            hint="Give another --run-id, or continue it with --from STAGE or --only STAGE.",
+            hint=f"Give another --run-id, or continue it with --resume {run_id}.",
         )
     return run_id, folder.exists()
+
+
+def _no_such_run(run_id: str, outputs: Path) -> ParameterError:
+    known = [path.parent.name for path in records.run_files(outputs)]
+    guess = did_you_mean(run_id, known)
+    hint = (
+        guess[0].upper() + guess[1:] if guess else f"The last runs: {', '.join(known[:5])}." if known else ""
+    )
+    return ParameterError(f"There is no run {run_id} in {shown(outputs)}.", hint=hint)
 
 
 def _parameter_sources(

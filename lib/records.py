@@ -12,16 +12,19 @@ import json
 import os
 import platform
 import re
+import subprocess
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lib import redaction
 from lib.errors import ParameterError, ReelbookError
 from lib.files import atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS_VARIABLE = "REELBOOK_OUTPUTS"
+SCRATCH = "scratch"  # the run of notebooks that are run by hand; it has no run.json and is never reused
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 PACKAGES = (
     *("papermill", "nbclient", "ipykernel", "scrapbook", "sagemaker", "boto3"),
@@ -59,13 +62,41 @@ class StageFailure:
 
 
 @dataclass
+class Attempt:
+    """An execution of a stage that failed and was followed by another one."""
+
+    started: str
+    seconds: float
+    error: StageFailure
+
+
+@dataclass
 class StageRecord:
-    """One stage of a run, as ``run.json`` tells it."""
+    """One stage of a run, as ``run.json`` tells it.
+
+    Attributes
+    ----------
+    status : str
+        ``pending``, ``running``, ``completed``, ``reused``, ``failed``, ``skipped`` or ``interrupted``.
+    why : str
+        Why it ran, was reused or was skipped, in words.
+    origin : str
+        Of a reused stage, the run in which it was executed.
+    key : str
+        The digest of ``ingredients`` (see ``lib.cache``); empty: the stage is never reused.
+    outputs : dict or None
+        What it left in S3: by name, ``uri``, ``objects``, ``bytes``, ``etag``; what it read is among the
+        ingredients.  None where that could not be looked at.
+    jobs : list of dict
+        The SageMaker jobs it published, see ``lib.job_records``.
+    attempts : list of Attempt
+        The executions before the last one.
+    """
 
     name: str
     title: str
     notebook: str
-    status: str = "pending"  # pending, running, completed, failed, skipped, interrupted
+    status: str = "pending"
     why: str = ""
     started: str | None = None
     ended: str | None = None
@@ -74,6 +105,12 @@ class StageRecord:
     needs: list[str] = field(default_factory=list)
     publishes: list[str] = field(default_factory=list)
     scraps: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    key: str = ""
+    ingredients: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] | None = None
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     error: StageFailure | None = None
 
 
@@ -82,7 +119,8 @@ class RunRecord:
     """A run, as ``run.json`` tells it.
 
     ``parameters`` is what the parameter file and the command line gave, ``command_line`` the ``-p`` pairs
-    as they were typed, so that a run which is continued is continued with its own parameters.
+    as they were typed, so that a run which is continued is continued with its own parameters.  ``git`` has the
+    checkout's ``commit``, ``branch`` and whether it was ``dirty``; it is empty outside of a checkout.
     """
 
     run_id: str
@@ -100,6 +138,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     python: str = ""
     machine: str = ""
+    git: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str) -> StageRecord | None:
         """Return the record of one stage, or None."""
@@ -213,12 +252,22 @@ def read_scraps(folder: Path) -> dict[str, Any]:
 
 def write_scraps(folder: Path, scraps: dict[str, Any]) -> None:
     """Write what a run has published."""
-    write_json(folder / "scraps.json", scraps)
+    write_json(folder / "scraps.json", redaction.redact_value(scraps))
 
 
 def write_run(folder: Path, run: RunRecord) -> None:
-    """Write ``run.json``."""
-    write_json(folder / "run.json", asdict(run))
+    """Write ``run.json``, without secrets."""
+    text = json.dumps(asdict(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(folder / "run.json", redaction.redact(text))
+
+
+def run_files(outputs: Path) -> list[Path]:
+    """Return the ``run.json`` of every run, the last one written first."""
+    found = []
+    for path in outputs.glob("*/run.json"):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def read_run(folder: Path) -> RunRecord | None:
@@ -236,8 +285,12 @@ def read_run(folder: Path) -> RunRecord | None:
     try:
         stages = []
         for stage in value.pop("stages"):
-            failure = stage.pop("error")
-            stages.append(StageRecord(**stage, error=StageFailure(**failure) if failure else None))
+            failure, attempts = stage.pop("error"), stage.pop("attempts", [])
+            record = StageRecord(**stage, error=StageFailure(**failure) if failure else None)
+            record.attempts = [
+                Attempt(**{**attempt, "error": StageFailure(**attempt["error"])}) for attempt in attempts
+            ]
+            stages.append(record)
         return RunRecord(**value, stages=stages)
     except (TypeError, KeyError, AttributeError) as error:
         raise ReelbookError(
@@ -257,3 +310,70 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Return the operating system, the processor's kind and the number of CPUs in one line."""
     return f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs"
+
+
+def checkout(root: Path = ROOT) -> dict[str, Any]:
+    """Return the commit and branch of a Git checkout, and whether files differ from it; ``{}`` where there is none."""
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=normal"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    heads = dict(
+        line.removeprefix("# branch.").partition(" ")[::2]
+        for line in done.stdout.splitlines()
+        if line.startswith("# branch.")
+    )
+    if heads.get("oid") in (None, "(initial)"):
+        return {}
+    changed = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    return {"commit": heads["oid"], "branch": heads.get("head", ""), "dirty": bool(changed)}
+
+
+class RunLock:
+    """Holds a run's folder for one process, for as long as that lives: the system lets go of it, even when killed.
+
+    Raises
+    ------
+    ReelbookError
+        When another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: Any = None
+
+    def __enter__(self) -> RunLock:
+        self._file = (self._folder / ".lock").open("a+")
+        if not _lock(self._file):
+            self._file.close()
+            raise ReelbookError(
+                f"The run {self._folder.name} is going on in another process.",
+                hint=f"Look at it by `run_all.py watch {self._folder.name}`, or wait until it has ended.",
+            )
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._file.close()
+
+
+def is_going_on(folder: Path) -> bool:
+    """Tell whether a process runs this run."""
+    try:
+        with (folder / ".lock").open("r+") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file without waiting; where the system has no such locks, every attempt succeeds."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lib import records
+from lib import records, redaction
 from lib.errors import ScrapError
 
 HEADLESS = "REELBOOK_HEADLESS"  # the runner sets it in the kernels it starts
@@ -115,6 +115,27 @@ def latest(**inputs: Any) -> tuple[Any, ...]:
         f"From the run {run_id}: {', '.join(missing)}." if missing else f"This belongs to the run {run_id}."
     )
     return tuple(filled.values())
+
+
+def secret(name: str) -> str:
+    """Return the value of a parameter whose help begins with ``secret:``.
+
+    It stands in the environment variable ``REELBOOK_SECRET_NAME`` and nowhere else: parameters end up in executed
+    notebooks.
+
+    Raises
+    ------
+    ScrapError
+        When the variable is not set.
+    """
+    variable = redaction.variable(name)
+    value = os.environ.get(variable, "")
+    if not value:
+        raise ScrapError(
+            f"The secret `{name}` has no value.",
+            hint=f"Set the environment variable {variable} and start again.",
+        )
+    return value
 
 
 def collect(notebook: Path, expected: Collection[str]) -> dict[str, Any]:

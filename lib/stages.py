@@ -37,12 +37,15 @@ class Stage:
         stage publishes is not known before.
     trigger : str
         ``success``: it runs when no earlier stage has failed; ``always``: whatever happened before.
+    cached : bool
+        Whether it is left out when it is up to date.  False: what it does is more than what it publishes.
     """
 
     name: str
     when: Mapping[str, Any] = field(default_factory=dict)
     only_if: Mapping[str, Any] = field(default_factory=dict)
     trigger: Literal["success", "always"] = "success"
+    cached: bool = True
 
     @property
     def condition(self) -> str:
@@ -65,8 +68,8 @@ STAGES = [
     Stage("04_tune", when={"tune": True}),
     Stage("05_transform"),
     Stage("06_evaluate"),
-    Stage("07_deploy", when={"deploy": True}, only_if={"accepted": True}),
-    Stage("08_clean_up", trigger="always"),
+    Stage("07_deploy", when={"deploy": True}, only_if={"accepted": True}, cached=False),
+    Stage("08_clean_up", trigger="always", cached=False),
 ]
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.errors import ConnectionFailed, StorageError
+from lib.errors import ConnectionFailed, ServiceUnavailable, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +140,20 @@ def list_objects(uri: str) -> list[StoredObject]:
         ]
 
 
+def objects_named(uri: str) -> list[StoredObject]:
+    """Return the object of that URI and those in the folder of that URI, but not its namesakes.
+
+    ``s3://bucket/run`` means ``s3://bucket/run/x`` and not ``s3://bucket/run2/x``.
+
+    Raises
+    ------
+    StorageError
+        As `list_objects`.
+    """
+    folder = uri if uri.endswith("/") else f"{uri}/"
+    return [item for item in list_objects(uri) if item.uri == uri or item.uri.startswith(folder)]
+
+
 def exists(uri: str) -> bool:
     """Whether there is an object of exactly that URI."""
     from botocore.exceptions import ClientError
@@ -238,7 +252,7 @@ def download_prefix(uri: str, folder: str | os.PathLike[str]) -> list[Path]:
         When there is nothing under the prefix, or a key leads out of the folder.
     """
     folder = Path(folder)
-    objects = [item for item in _objects_named(uri) if not item.key.endswith("/")]
+    objects = [item for item in objects_named(uri) if not item.key.endswith("/")]
     if not objects:
         raise StorageError(f"There is nothing under {uri}.", uri=uri)
     paths = []
@@ -298,7 +312,7 @@ def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame
     import pyarrow as pa
     from pyarrow import parquet
 
-    objects = [item for item in _objects_named(uri) if item.size]
+    objects = [item for item in objects_named(uri) if item.size]
     if not objects:
         raise StorageError(f"There is nothing at {uri}.", uri=uri)
     wanted = list(columns) if columns is not None else None
@@ -349,7 +363,7 @@ def delete_prefix(uri: str) -> list[str]:
     bucket, prefix = split(uri)
     if not prefix.strip("/"):
         raise StorageError(f"{uri} is a whole bucket: name the prefix to delete in it.", uri=uri)
-    found = _objects_named(uri)
+    found = objects_named(uri)
     with _explained(uri, "deleted"):
         for start in range(0, len(found), _DELETE_BATCH):
             keys = [{"Key": item.key} for item in found[start : start + _DELETE_BATCH]]
@@ -367,15 +381,6 @@ def _client() -> Any:
     import boto3
 
     return boto3.client("s3")
-
-
-def _objects_named(uri: str) -> list[StoredObject]:
-    """Return the object of that URI and those in the folder of that URI, but not its namesakes.
-
-    ``s3://bucket/run`` means ``s3://bucket/run/x`` and not ``s3://bucket/run2/x``.
-    """
-    folder = uri if uri.endswith("/") else f"{uri}/"
-    return [item for item in list_objects(uri) if item.uri == uri or item.uri.startswith(folder)]
 
 
 @contextmanager
@@ -412,7 +417,7 @@ def _explained(uri: str, done: str) -> Iterator[None]:
         raise _explain_answer(error, uri, done) from error
     except (boto.EndpointConnectionError, boto.HTTPClientError, boto.ConnectionError) as error:
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        raise ConnectionFailed(
+        raise ServiceUnavailable(
             f"{uri} cannot be {done}: there is no answer from {endpoint}.",
             hint="Check the network or, for the local AWS, start it by `python run_all.py local start`.",
         ) from error

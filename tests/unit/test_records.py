@@ -37,7 +37,7 @@ def test_run_json_has_the_keys_that_readers_rely_on(tmp_path):
     }
     assert set(value["stages"][0]) == {
         *("name", "title", "notebook", "status", "why", "started", "ended", "seconds", "parameters", "needs"),
-        *("publishes", "scraps", "error"),
+        *("publishes", "scraps", "error", "origin", "key", "ingredients", "outputs", "jobs", "attempts"),
     }
     assert set(value["stages"][0]["error"]) == {"kind", "message", "cell", "source", "traceback", "hint"}
 

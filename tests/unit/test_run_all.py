@@ -83,7 +83,9 @@ def test_a_dry_run_shows_values_and_origins_and_starts_nothing(capsys, workflow)
     assert lines[0].startswith("This would begin the run mine in ")
     assert "publishes_a_number Publishes a number" in lines
     assert " start 5 the command line" in lines
-    assert "takes_one_way skipped: runs only when tune is false" in lines
+    assert "takes_one_way skipped runs only when tune is false" in lines
+    assert "publishes_a_number runs it has not run before" in lines
+    assert "doubles_the_number runs after publishes_a_number" in lines
     assert "takes_the_other_way Takes the other way" in lines
     assert " number ... publishes_a_number" in lines
     assert ' options {"low": 0, "high": 9} default' in lines
@@ -99,7 +101,8 @@ def test_a_dry_run_of_a_part_shows_what_was_published_before(capsys, workflow):
     assert status == 0
     assert out.startswith("This would continue the run mine in ")
     assert re.search(r"number +7 +publishes_a_number, run before", out)
-    assert "publishes_a_number  skipped: was not asked for" in out
+    assert re.search(r"^publishes_a_number +skipped +was not asked for$", out, flags=re.MULTILINE)
+    assert re.search(r"^doubles_the_number +runs +it was asked for$", out, flags=re.MULTILINE)
 
 
 def test_a_dry_run_does_without_the_slow_imports():
@@ -110,7 +113,7 @@ def test_a_dry_run_does_without_the_slow_imports():
         "from lib.stages import Stage\n"
         "workflow = Workflow([Stage('does_little')], Path(sys.argv[1]), Path('nowhere'), None)\n"
         "status = run_all.main(['--dry-run'], workflow)\n"
-        "slow = {'papermill', 'scrapbook', 'nbformat', 'jupyter_client', 'pandas', 'sagemaker'} & set(sys.modules)\n"
+        "slow = {'papermill', 'scrapbook', 'nbformat', 'jupyter_client', 'boto3', 'pandas', 'sagemaker'} & set(sys.modules)\n"
         "sys.exit(f'imported {slow}' if slow else status)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(records.ROOT)}
@@ -123,7 +126,7 @@ def test_a_dry_run_does_without_the_slow_imports():
 def test_a_failure_is_told_on_one_screen_with_status_1(capsys, tmp_path):
     stages = [Stage("raises_a_sentence"), Stage("does_little")]
     workflow = Workflow(stages, FIXTURES, tmp_path / "outputs", None)
-    status, out, err = outcome(capsys, workflow, "--run-id", "mine", "--look-ahead", "0")
+    status, out, err = outcome(capsys, workflow, "--run-id", "mine", "--parallel", "1")
     assert status == 1
     assert re.search(r"^raises_a_sentence +failed +\d+\.\d s$", out, flags=re.MULTILINE)
     assert re.search(r"^does_little +skipped +raises_a_sentence failed$", out, flags=re.MULTILINE)
@@ -132,11 +135,11 @@ def test_a_failure_is_told_on_one_screen_with_status_1(capsys, tmp_path):
     assert '> raise DataError("The ratings hold one customer only."' in err
     assert "DataError: The ratings hold one customer only. Give more." in err
     assert "correct what the error names" in err
-    assert "run_all.py --from raises_a_sentence" in err
+    assert "run_all.py --resume mine" in err
     assert "Traceback" not in err
     assert len((out + err).splitlines()) < 24
     record = json.loads((workflow.outputs / "mine" / "run.json").read_text())
-    assert record["command"] == "run_all.py --run-id mine --look-ahead 0"
+    assert record["command"] == "run_all.py --run-id mine --parallel 1"
 
 
 def test_a_run_that_goes_well_ends_with_status_0(capsys, tmp_path):
@@ -168,7 +171,7 @@ def test_a_disk_that_is_full_is_told_in_a_sentence_with_status_1(tmp_path):
     assert done.stderr.startswith("run_all.py: error: ")
     assert "run.json cannot be written: File too large. Free some space" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["scraps.json"]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".lock", "scraps.json"]
 
 
 def test_every_option_is_explained():
@@ -180,8 +183,14 @@ def test_every_option_is_explained():
         "--from",
         "--to",
         "--only",
+        "--resume",
+        "--force",
+        "--no-cache",
         "--dry-run",
         "--cell-seconds",
+        "--stage-seconds",
+        "--retries",
+        "--parallel",
         "--look-ahead",
     ):
         assert re.search(rf"^  {option} .*\S", text, flags=re.MULTILINE)

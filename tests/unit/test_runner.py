@@ -50,7 +50,8 @@ FAILURES = {
 def run(outputs: Path, stages: list[Stage], look_ahead: int = 2, **request: object) -> RunRecord:
     workflow = Workflow(stages, FIXTURES, outputs, None)
     return runner.run(
-        plan.make(workflow, Request(**request)), cell_seconds=1, look_ahead=look_ahead, progress=False
+        plan.make(workflow, Request(**request)),
+        runner.Options(look_ahead=look_ahead, parallel=1, cell_seconds=1, progress=False),
     )
 
 
@@ -107,7 +108,7 @@ def test_a_failure_is_recorded_with_its_kind_cell_and_reason(broken, stage):
     assert message in record.error.message
     assert record.scraps == {}
     assert record.seconds >= 0
-    assert f"--from {stage}" in record.error.hint
+    assert "--resume broken" in record.error.hint
     own = json.loads((FIXTURES / f"{stage}.ipynb").read_text())["cells"]
     assert record.error.source == ("".join(own[cell - 1]["source"]) if cell else "")
 
@@ -208,11 +209,11 @@ def test_nothing_of_a_run_stays_behind(healthy, broken):
 def test_after_a_failure_stages_are_skipped_but_for_those_that_always_run(stopped_short):
     record = stopped_short[1]
     assert [(stage.status, stage.why) for stage in record.stages] == [
-        ("completed", ""),
+        ("completed", "it has not run before"),
         ("failed", ""),
         ("skipped", "doubles_the_number failed"),
         ("skipped", "runs only when tune is true"),
-        ("completed", ""),
+        ("completed", "it has not run before"),
     ]
     assert record.status == "failed"
     assert record.stage("tidies_up").parameters["doubled"] == 0.0
@@ -299,7 +300,7 @@ def stopped(request, tmp_path_factory) -> tuple[Path, str, int, int, str, list[i
         "fixtures, outputs, stage = sys.argv[1:]\n"
         "stages = [Stage(stage), Stage('does_little'), Stage('tidies_up', trigger='always')]\n"
         "workflow = Workflow(stages, Path(fixtures), Path(outputs), None)\n"
-        "sys.exit(run_all.main(['--run-id', 'stopped', '--look-ahead', '0'], workflow))\n"
+        "sys.exit(run_all.main(['--run-id', 'stopped', '--look-ahead', '0', '--parallel', '1'], workflow))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-W", "error::ResourceWarning", "-c", code, str(FIXTURES), str(outputs), stage],
@@ -330,7 +331,7 @@ def test_a_stopped_run_leaves_a_true_record(stopped):
     record = records.read_run(folder)
     assert record.status == "interrupted"
     assert [(found.name, found.status, found.why) for found in record.stages] == [
-        (stage, "interrupted", ""),
+        (stage, "interrupted", "it has not run before"),
         ("does_little", "skipped", "the run was interrupted"),
         ("tidies_up", "skipped", "the run was interrupted"),
     ]
