@@ -89,7 +89,7 @@ class Objects:
             return None
         etag = found[0].etag
         if len(found) > 1 or found[0].uri != uri:
-            etag = _digest([(item.uri, item.etag, item.size) for item in found])
+            etag = digest([(item.uri, item.etag, item.size) for item in found])
         size = sum(item.size for item in found)
         return {"uri": uri, "objects": len(found), "bytes": size, "etag": etag}
 
@@ -202,7 +202,7 @@ class Cache:
             Why it runs in any case; empty: only where it is not up to date.
         """
         ingredients, unknown = self.ingredients(contract, values)
-        key = "" if unknown or not stage.cached else _digest(ingredients)
+        key = "" if unknown or not stage.cached else digest(ingredients)
         if forced or not stage.cached:
             return Decision(key, ingredients, forced or "it runs every time")
         if unknown:
@@ -381,7 +381,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST else f"…{text[-LONGEST:]}"
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Return the digest of a JSON value; the order of keys does not count."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -64,8 +64,12 @@ class Reach:
         return [
             module
             for module in modules
-            if self._stamps[module] != [_stamp(path) for path in self._parts(self._files[module])]
+            if self._stamps[module] != [_stamp(path) for path in self.files_of(module)]
         ]
+
+    def files_of(self, module: str) -> list[Path]:
+        """Return the files of a module: its own, and those that belong to it."""
+        return self._parts(self._files[module])
 
     def _find(self) -> Mapping[str, Path]:
         files = {}

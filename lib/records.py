@@ -299,8 +299,8 @@ def read_run(folder: Path) -> RunRecord | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide what a run computes."""
-    found = {}
+    """Return the versions of Python and of the packages that decide what a run computes."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

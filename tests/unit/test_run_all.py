@@ -113,7 +113,8 @@ def test_a_dry_run_does_without_the_slow_imports():
         "from lib.stages import Stage\n"
         "workflow = Workflow([Stage('does_little')], Path(sys.argv[1]), Path('nowhere'), None)\n"
         "status = run_all.main(['--dry-run'], workflow)\n"
-        "slow = {'papermill', 'scrapbook', 'nbformat', 'jupyter_client', 'boto3', 'pandas', 'sagemaker'} & set(sys.modules)\n"
+        "slow = {'papermill', 'scrapbook', 'nbformat', 'jupyter_client', 'boto3', 'pandas', 'sagemaker'}\n"
+        "slow &= set(sys.modules)\n"
         "sys.exit(f'imported {slow}' if slow else status)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(records.ROOT)}
