@@ -51,12 +51,15 @@ def main(arguments=None, workflow=None):
     from lib.errors import ContractError, ParameterError, ReelbookError
 
     commands = {"local": local, "lab": lab}
-    of_runs = {"run": run, "plan": plan}
     name = arguments[0] if arguments else ""
     try:
-        if name in of_runs:
-            return of_runs[name](arguments[1:], workflow)
-        return commands[name](arguments[1:]) if name in commands else run(arguments, workflow)
+        if name in commands:
+            return commands[name](arguments[1:])
+        if name in ("runs", "diff", "watch", "report"):
+            return look(arguments, workflow)
+        if name == "plan":
+            return plan(arguments[1:], workflow)
+        return run(arguments[1:] if name == "run" else arguments, workflow)
     except ReelbookError as error:
         print("run_all.py: error: " + str(error), file=sys.stderr)
         return WRONG_USE if isinstance(error, (ParameterError, ContractError)) else FAILED
@@ -113,9 +116,10 @@ def plan(arguments, workflow):
 def show_plan(options, arguments, workflow):
     """Print a plan, without a kernel."""
     from lib import cache, console, forecast
+    from lib.history import History
 
     planned = planned_from(options, arguments, workflow)
-    history = cache.History(planned.workflow.outputs, leave_out=planned.run_id)
+    history = History(planned.workflow.outputs, leave_out=planned.run_id)
     verdicts = forecast.forecast(planned, cache.Cache(history, cache.Objects(), own=planned.previous))
     print(console.plan_text(planned, verdicts))
     return 0
@@ -241,6 +245,13 @@ def positive(text):
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def look(arguments, workflow):
+    """Look at runs: runs, diff, watch or report."""
+    from lib import commands
+
+    return commands.main(arguments[0], arguments[1:], workflow)
 
 
 def local(arguments):

@@ -20,6 +20,7 @@ from typing import Any
 from lib import records
 from lib.contracts import Contract, read_contract
 from lib.errors import ReelbookError
+from lib.history import DONE, History
 from lib.reach import Reach
 from lib.records import ROOT, StageRecord
 from lib.scraps import import_quickly
@@ -27,7 +28,6 @@ from lib.stages import RUN_ID, Stage
 
 MOST_CAUSES = 3
 LONGEST = 40  # characters of a value in an explanation
-DONE = ("completed", "reused")
 
 Ingredients = dict[str, Any]
 
@@ -89,7 +89,7 @@ class Objects:
             return None
         etag = found[0].etag
         if len(found) > 1 or found[0].uri != uri:
-            etag = digest([(item.uri, item.etag, item.size) for item in found])
+            etag = digest([(item.uri.removeprefix(uri), item.etag, item.size) for item in found])
         size = sum(item.size for item in found)
         return {"uri": uri, "objects": len(found), "bytes": size, "etag": etag}
 
@@ -122,42 +122,6 @@ class Objects:
 
         self.connect(values)
         return storage.objects_named(uri)
-
-
-class History:
-    """The records of all runs, the newest first, read when they are needed.
-
-    Parameters
-    ----------
-    outputs : Path
-        The folder of all runs.
-    leave_out : str
-        A run that does not count: the one that is about to be written.
-    """
-
-    def __init__(self, outputs: Path, leave_out: str = "") -> None:
-        self._paths = records.run_files(outputs)
-        self._leave_out = leave_out
-        self._read: list[records.RunRecord] = []
-
-    def runs(self) -> Iterator[records.RunRecord]:
-        """Yield the runs; a record that cannot be read is passed over."""
-        yield from self._read
-        while self._paths:
-            try:
-                run = records.read_run(self._paths.pop(0).parent)
-            except ReelbookError:
-                continue
-            if run is not None and run.run_id != self._leave_out:
-                self._read.append(run)
-                yield run
-
-    def stages(self, name: str) -> Iterator[tuple[str, StageRecord]]:
-        """Yield the records of one stage that it completed with, and their runs."""
-        for run in self.runs():
-            stage = run.stage(name)
-            if stage is not None and stage.status in DONE:
-                yield run.run_id, stage
 
 
 class Cache:
@@ -329,6 +293,12 @@ def is_path(name: str, value: Any) -> bool:
 
 def differences(now: Ingredients, before: Ingredients, contract: Contract) -> str:
     """Say in which ingredients two executions of a stage differ, the most telling first; empty where in none."""
+    moved = [
+        name
+        for name, value in now.get("parameters", {}).items()
+        if _is_uri(value) and _is_uri(old := before.get("parameters", {}).get(name)) and value != old
+    ]
+    now, before = ({**one, "objects": _without(one, "objects", moved)} for one in (now, before))
     causes = [
         *_code_changes(now.get("code", []), before.get("code", []), contract),
         *_changes(now, before, "parameters", "{name} is {now}, was {before}"),
@@ -367,13 +337,23 @@ def _changes(now: Ingredients, before: Ingredients, kind: str, sentence: str) ->
     for name in [*new, *(name for name in old if name not in new)]:
         if new.get(name) == old.get(name) and (name in new) == (name in old):
             continue
-        if name not in old:
+        if _is_uri(new.get(name)) and _is_uri(old.get(name)):
+            texts.append(f"{name} is another one")
+        elif name not in old:
             texts.append(f"{name} is new")
         elif name not in new:
             texts.append(f"{name} is not there any more")
         else:
             texts.append(sentence.format(name=name, now=_short(new[name]), before=_short(old[name])))
     return texts
+
+
+def _is_uri(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("s3://")
+
+
+def _without(ingredients: Ingredients, kind: str, names: list[str]) -> dict[str, Any]:
+    return {name: value for name, value in (ingredients.get(kind) or {}).items() if name not in names}
 
 
 def _short(value: Any) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lib import history, records
+from lib.comparison import Change, Comparison, Metric
 from lib.forecast import OPEN, RUNS, Verdict
 from lib.plan import Plan
 from lib.records import RunRecord, StageRecord, shown
@@ -70,6 +73,142 @@ def failure_text(stage: StageRecord) -> str:
     if error.hint:
         lines += ["", error.hint]
     return "\n".join(lines)
+
+
+def runs_text(runs: Sequence[tuple[RunRecord, str]]) -> str:
+    """Return a table of runs and how they ended."""
+    rows = [("run", "status", "started (UTC)", "took", "ran", "reused", "RMSE", "accepted")]
+    for run, status in runs:
+        states = [stage.status for stage in run.stages]
+        rmse, gate = history.metrics(run).get("rmse"), history.accepted(run)
+        rows.append(
+            (
+                run.run_id,
+                status,
+                run.started[:16].replace("T", " "),
+                f"{run.seconds:.1f} s" if run.seconds is not None else "",
+                str(sum(state in ("completed", "failed", "interrupted") for state in states)),
+                str(states.count("reused")),
+                f"{rmse:.4f}" if rmse is not None else "",
+                {True: "yes", False: "no", None: ""}[gate],
+            )
+        )
+    return "\n".join(_columns(rows))
+
+
+def diff_text(compared: Comparison) -> str:
+    """Return how two runs differ, a paragraph for each kind of difference."""
+    lines = [f"{compared.before.run_id} -> {compared.after.run_id}"]
+    lines += _paragraph("Metrics", [_metric_row(metric) for metric in compared.metrics])
+    if compared.metrics and not compared.same_test:
+        lines.append("  (measured by different test ratings)")
+    for title, changes in (
+        ("Parameters", compared.parameters),
+        ("Data", compared.data),
+        ("Packages", compared.versions),
+        ("Checkout", compared.checkout),
+    ):
+        lines += _paragraph(title, [_change_row(change) for change in changes])
+    if compared.modules:
+        names = [change.name for change in compared.modules]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        lines += ["", "Modules", f"  {', '.join(names[:8])}{more}"]
+    for code in compared.code:
+        lines += ["", f"Code of {code.stage}, cell {code.cell}", *(f"  {line}" for line in code.lines)]
+    rows = [
+        (f"  {name}", f"{_state(one)} -> {_state(other)}", _why(other))
+        for name, one, other in compared.stages
+    ]
+    lines += ["", "Stages", *_columns(rows)]
+    if not any((compared.parameters, compared.code, compared.modules, compared.versions, compared.data)):
+        lines += ["", "Parameters, code, packages and data are the same."]
+    return "\n".join(lines)
+
+
+def _paragraph(title: str, rows: list[tuple[str, ...]]) -> list[str]:
+    return ["", title, *_columns(rows)] if rows else []
+
+
+def _metric_row(metric: Metric) -> tuple[str, ...]:
+    word = {True: "better", False: "worse", None: "equal"}[metric.better]
+    return f"  {metric.name}", f"{metric.before:.4f} -> {metric.after:.4f}", f"{metric.change:+.4f}", word
+
+
+def _change_row(change: Change) -> tuple[str, ...]:
+    return f"  {change.name}", f"{_short(change.before)} -> {_short(change.after)}", ", ".join(change.stages)
+
+
+def _state(stage: StageRecord | None) -> str:
+    if stage is None:
+        return "-"
+    seconds = f" {stage.seconds:.1f} s" if stage.seconds is not None else ""
+    return f"{stage.status}{seconds}"
+
+
+def _why(stage: StageRecord | None) -> str:
+    return stage.why if stage is not None else ""
+
+
+def live_text(run: RunRecord, folder: Path) -> str:
+    """Return a table of the stages of a run that goes on, with the cell that each running one is at."""
+    rows = []
+    for stage in run.stages:
+        if stage.status == "running" and stage.started:
+            at = cell_at(folder / stage.notebook)
+            rows.append((stage.name, stage.status, f"{records.seconds_since(stage.started):.0f} s", at))
+        else:
+            took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+            rows.append((stage.name, stage.status, took, "" if took else stage.why))
+    return "\n".join(_columns(rows))
+
+
+def live_lines(run: RunRecord, folder: Path) -> list[str]:
+    """Return a line for each stage that has begun, for who cannot see a table change."""
+    lines = []
+    for stage in run.stages:
+        if stage.status == "running":
+            lines.append(f"{stage.name}  running  {cell_at(folder / stage.notebook)}".rstrip())
+        elif stage.status != "pending":
+            lines.append(f"{stage.name}  {_state(stage)}")
+    return lines
+
+
+def cell_at(notebook: Path) -> str:
+    """Return which cell of a notebook runs, and under which heading, such as ``cell 7 of 12: 2. Split``."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return "starts"
+    heading = ""
+    for number, cell in enumerate(cells, start=1):
+        source = cell.get("source", "")
+        source = source if isinstance(source, str) else "".join(source)
+        if cell.get("cell_type") == "markdown" and source.startswith("## "):
+            heading = ": " + source.splitlines()[0].removeprefix("## ")
+        if cell.get("metadata", {}).get("papermill", {}).get("status") == "running":
+            return f"cell {number} of {len(cells)}{heading}"
+    return ""
+
+
+class Screen:
+    """A table that is drawn anew in its place on a terminal; elsewhere, the lines that are new."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._height = 0
+        self._told: set[str] = set()
+
+    def show(self, table: str, lines: list[str]) -> None:
+        """Show a state: as a table, or by those of its lines that were not told before."""
+        if self._terminal:
+            up = f"\x1b[{self._height}F\x1b[J" if self._height else ""
+            print(up + table, flush=True)
+            self._height = table.count("\n") + 1
+            return
+        for line in lines:
+            if line not in self._told:
+                self._told.add(line)
+                print(line, flush=True)
 
 
 class Progress:
@@ -150,7 +289,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lay rows out in columns two spaces apart."""
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    return [f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip() for first, second, third in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import parameters, records
+from lib import history, parameters, records
 from lib.contracts import Contract
 from lib.errors import ParameterError, did_you_mean
 from lib.parameters import Parameter, Setting
@@ -269,23 +269,14 @@ def _choose_run(workflow: Workflow, request: Request) -> tuple[str, bool]:
         raise ParameterError(
             f"The run {SCRATCH} is the one of notebooks run by hand.", hint="Take another id."
         )
-    if request.resume is not None and not (folder / "run.json").exists():
-        raise _no_such_run(request.resume, workflow.outputs)
+    if request.resume is not None:
+        history.find(workflow.outputs, request.resume)
     if folder.exists() and not continues:
         raise ParameterError(
             f"The run {run_id} exists already ({shown(folder)}).",
             hint=f"Give another --run-id, or continue it with --resume {run_id}.",
         )
     return run_id, folder.exists()
-
-
-def _no_such_run(run_id: str, outputs: Path) -> ParameterError:
-    known = [path.parent.name for path in records.run_files(outputs)]
-    guess = did_you_mean(run_id, known)
-    hint = (
-        guess[0].upper() + guess[1:] if guess else f"The last runs: {', '.join(known[:5])}." if known else ""
-    )
-    return ParameterError(f"There is no run {run_id} in {shown(outputs)}.", hint=hint)
 
 
 def _parameter_sources(

@@ -24,12 +24,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lib import executed, parameters, records, retries, saving
-from lib.cache import Cache, Decision, History, Objects
+from lib.cache import Cache, Decision, Objects
 from lib.console import Progress
 from lib.errors import ParameterError, ReelbookError
 from lib.execution import Execution
 from lib.files import atomically
 from lib.forecast import OPEN, RUNS, forecast
+from lib.history import History
 from lib.kernels import KernelPool
 from lib.plan import NOT_ASKED_FOR, Plan
 from lib.records import ROOT, Attempt, RunRecord, StageFailure, StageRecord, shown
@@ -140,7 +141,9 @@ def write_report(folder: Path) -> Path | None:
     try:
         from lib import report
 
-        return Path(report.write(folder))
+        page = Path(report.write(folder))
+        report.write_index(folder.parent)
+        return page
     except Exception as error:
         print(f"The report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
         return None

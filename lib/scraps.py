@@ -7,8 +7,8 @@
     publish(model_uri=job.model_uri, validate_rmse=rmse)              # last cell
 
 Under the runner ``latest`` changes nothing, because every input was given, and the runner collects what was
-published.  By hand in JupyterLab ``latest`` fills the inputs from the last run, and ``publish`` adds to that
-run, so that the next notebook finds the values.
+published.  By hand in JupyterLab ``publish`` writes to the scratch run, which no headless run ever looks at, and
+``latest`` fills the inputs from there or from the last headless run, whichever is newer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,14 +28,15 @@ from typing import Any
 
 from lib import records, redaction
 from lib.errors import ScrapError
+from lib.records import SCRATCH
 
 HEADLESS = "REELBOOK_HEADLESS"  # the runner sets it in the kernels it starts
-BY_HAND = "by-hand"  # the run that begins when a notebook is opened by hand and there is none yet
 LARGEST = 64_000  # bytes of JSON
+TIMES = "published.json"  # of the scratch run: when each value was published
 
 _importing = threading.RLock()
 _published: set[str] = set()  # by this kernel
-_run_by_hand: str | None = None  # the run that latest() chose in this kernel
+_named: str | None = None  # the run that an earlier call of latest() was given
 
 
 def publish(**values: Any) -> None:
@@ -57,7 +59,7 @@ def publish(**values: Any) -> None:
             if name in _published:
                 raise ScrapError(f"`{name}` has been published before in this stage.")
     else:
-        _add_to_run(plain)
+        _add_to_scratch(plain)
     _published.update(plain)
     if not _in_notebook():
         print(_text_table(plain))
@@ -72,7 +74,10 @@ def publish(**values: Any) -> None:
 
 
 def latest(**inputs: Any) -> tuple[Any, ...]:
-    """Fill what is None from the last run, when the notebook is run by hand.
+    """Fill what is None when the notebook is run by hand, and say from where.
+
+    Each value comes from the scratch run or the last headless run, whichever published it later; where ``run_id`` was
+    given, from that run alone.  A ``run_id`` that was not given becomes that of the scratch run.
 
     Parameters
     ----------
@@ -87,34 +92,59 @@ def latest(**inputs: Any) -> tuple[Any, ...]:
     Raises
     ------
     ScrapError
-        When there is no run yet, or it has not published a name; the message names the notebook to run first.
+        When no run has published a name; the message names the notebook to run first.
     """
-    global _run_by_hand
+    global _named
+    _named = inputs.get("run_id", _named)
     if headless() or all(value is not None for value in inputs.values()):
-        _run_by_hand = inputs.get("run_id") or _run_by_hand
         return tuple(inputs.values())
     outputs = records.outputs_folder()
     missing = [name for name, value in inputs.items() if value is None and name != "run_id"]
-    run_id = inputs.get("run_id") or records.last_run(outputs)
-    if run_id is None:
-        if missing:
-            raise ScrapError(f"There is no run yet to take `{missing[0]}` from.", hint=_run_first(missing[0]))
-        print(f"There is no run yet: this begins one named {BY_HAND}.")
-        _run_by_hand = BY_HAND
-        return (BY_HAND,)
-    records.check_run_id(run_id)
-    scraps = records.read_scraps(outputs / run_id)
+    named = _named
+    runs = [records.check_run_id(named)] if named else [SCRATCH, records.last_run(outputs)]
+    published = {run: _published_by(outputs / run) for run in runs if run}
+    filled, taken = dict(inputs), dict[str, list[str]]()
     for name in missing:
-        if name not in scraps:
-            raise ScrapError(f"The run {run_id} has not published `{name}`.", hint=_run_first(name))
-    _run_by_hand = run_id
-    filled = {name: scraps[name] if name in missing else value for name, value in inputs.items()}
-    if "run_id" in inputs:
-        filled["run_id"] = run_id
-    print(
-        f"From the run {run_id}: {', '.join(missing)}." if missing else f"This belongs to the run {run_id}."
-    )
+        having = [run for run in published if name in published[run]]
+        if not having:
+            raise ScrapError(_nobody(name, named, published), hint=_run_first(name))
+        newest = max(having, key=lambda run: published[run][name][1])
+        filled[name] = published[newest][name][0]
+        taken.setdefault(newest, []).append(name)
+    for run, names in taken.items():
+        print(f"From {_called(run)}: {', '.join(names)}.")
+    if "run_id" in inputs and not named:
+        filled["run_id"] = SCRATCH
+        print("What this notebook makes belongs to the scratch run.")
     return tuple(filled.values())
+
+
+def _published_by(folder: Path) -> dict[str, tuple[Any, float]]:
+    """Return what a run has published, each value with its time in seconds since 1970."""
+    scraps = records.read_scraps(folder)
+    if not scraps:
+        return {}
+    whole = (folder / "scraps.json").stat().st_mtime
+    path = folder / TIMES
+    times = records.read_json(path) if path.exists() else {}
+    return {name: (value, times.get(name, whole)) for name, value in scraps.items()}
+
+
+def _called(run: str) -> str:
+    return "the scratch run" if run == SCRATCH else f"the run {run}"
+
+
+def _nobody(name: str, named: str | None, published: Mapping[str, Any]) -> str:
+    runs = [run for run in published if published[run]]
+    if not runs:
+        return f"There is no run yet to take `{name}` from."
+    if named:
+        return f"The run {named} has not published `{name}`."
+    return (
+        f"Neither {' nor '.join(map(_called, runs))} has published `{name}`."
+        if len(runs) > 1
+        else (f"{_called(runs[0])[0].upper()}{_called(runs[0])[1:]} has not published `{name}`.")
+    )
 
 
 def secret(name: str) -> str:
@@ -228,13 +258,12 @@ def _plain(name: str, value: Any, part: str = "") -> Any:
     return plain
 
 
-def _add_to_run(values: Mapping[str, Any]) -> None:
-    """Add values published by hand to the run that they belong to, and make it the last run."""
-    outputs = records.outputs_folder()
-    run_id = records.check_run_id(_run_by_hand or records.last_run(outputs) or BY_HAND)
-    folder = outputs / run_id
+def _add_to_scratch(values: Mapping[str, Any]) -> None:
+    """Add values published by hand to the scratch run, each with its time."""
+    folder = records.outputs_folder() / SCRATCH
+    times = {name: moment for name, (_, moment) in _published_by(folder).items()}
     records.write_scraps(folder, {**records.read_scraps(folder), **values})
-    records.set_last_run(outputs, run_id)
+    records.write_json(folder / TIMES, {**times, **dict.fromkeys(values, time.time())})
 
 
 def _run_first(name: str) -> str:

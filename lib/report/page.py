@@ -1,30 +1,21 @@
 """Turns what was read of a run into HTML.
 
 The template ``page.html.j2`` holds the words and the order, ``page.css`` the looks; here is only what must be
-decided or counted.  Jinja escapes everything that is put into the page.  The page forbids itself, by a content
-security policy, to run or load anything: only its own style sheet, known by its hash, and pictures inside it.
+decided or counted.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import Any
 
-from lib.report import graph, timeline, words
+from lib.comparison import Metric as MetricChange
+from lib.report import graph, rendering, timeline, words
 from lib.report.reading import Run, Stage
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-HERE = Path(__file__).parent
-STATES = ("completed", "failed", "interrupted", "running", "skipped", "pending")
+STATES = ("completed", "reused", "failed", "interrupted", "running", "skipped", "pending")
 OTHER = "in a state unknown here"
 METRICS = {
     "rmse": ("RMSE", "root mean squared error, in units of the rating; lower is better"),
@@ -37,19 +28,19 @@ COMPARED = {
     "rmse": "model",
     "best_rmse": "best reachable",
 }
+ORDINARY = ("it has not run before", "it runs every time")  # reasons to run that need no mention
 OWN_ROW, NAIVE_ROW = "model", "mean rating"
 MOST_COMPARED = 12
-
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A card: a number with its name and meaning."""
+    """A card: a number with its name, its meaning and its change since another run."""
 
     name: str
     value: words.Shown
     meaning: str
+    change: MetricChange | None = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +78,28 @@ class ParameterRow:
     stages: str
 
 
-def render(run: Run) -> str:
-    """Return the page of a run."""
-    environment = _environment()
-    style = (HERE / "page.css").read_text(encoding="utf-8")
-    html = environment.get_template("page.html.j2").render(
+def render(
+    run: Run, *, since: str = "", changes: tuple[MetricChange, ...] = (), pages: Collection[str] = ()
+) -> str:
+    """Return the page of a run.
+
+    Parameters
+    ----------
+    run : Run
+    since : str
+        The run that the metrics are compared with; empty for none.
+    changes : tuple of lib.comparison.Metric
+        How they have changed since.
+    pages : collection of str
+        The executed notebooks that have a page of their own beside this one.
+    """
+    return rendering.render(
+        "page.html.j2",
         run=run,
-        style=style,
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         summary=summary(run),
-        result=result(run),
+        result=result(run, {change.name: change for change in changes}),
+        since=since,
+        pages=pages,
         failures=[stage for stage in run.stages if stage.failure is not None],
         parameters=parameter_rows(run.stages),
         timeline=timeline.place(run),
@@ -104,8 +107,8 @@ def render(run: Run) -> str:
         anchors={stage.name: f"stage-{number}" for number, stage in reversed(list(enumerate(run.stages)))},
         known=STATES,
         earlier=[timeline.ran_before(run, stage) for stage in run.stages],
+        ordinary=ORDINARY,
     )
-    return _UNPRINTABLE.sub("\ufffd", html)
 
 
 def summary(run: Run) -> str:
@@ -129,17 +132,17 @@ def summary(run: Run) -> str:
     return f"{ended} Of {words.count(len(run.stages), 'stage')}: {told}{before}."
 
 
-def result(run: Run) -> Result:
+def result(run: Run, changes: dict[str, MetricChange] | None = None) -> Result:
     """Return the metrics that the completed stages have published, and what they say."""
     scraps: dict[str, Any] = {}
     source = None
     for stage in run.stages:
-        if stage.status == "completed":
+        if stage.status in ("completed", "reused"):
             scraps |= stage.scraps
             if "rmse" in stage.scraps or "accepted" in stage.scraps:
                 source = stage
     metrics = tuple(
-        Metric(name, words.measured(scraps[key]), meaning)
+        Metric(name, words.measured(scraps[key]), meaning, (changes or {}).get(key))
         for key, (name, meaning) in METRICS.items()
         if _is_number(scraps.get(key))
     )
@@ -212,38 +215,3 @@ def _compared(scraps: dict[str, Any]) -> tuple[str, tuple[Comparison, ...]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "duration": words.duration,
-        "moment": words.moment,
-        "given": words.given,
-        "measured": words.measured,
-        "number_and_name": number_and_name,
-        "breakable": breakable,
-        "link": lambda name: "./" + quote(name),
-    }
-    return environment
-
-
-def number_and_name(title: str) -> tuple[str, str]:
-    """Split a stage's title or name into its number and the rest: ``03_train`` is ``03`` and ``train``."""
-    found = re.fullmatch(r"(\d{1,3})[ _.:–-]+(.+)", title, re.DOTALL)
-    number, name = (found.group(1), found.group(2)) if found else ("", title)
-    return number, name if " " in name else name.replace("_", " ")
-
-
-def breakable(text: str) -> list[str]:
-    """Split a text after each slash, where a browser may break the line."""
-    return re.findall(r"[^/]*/+|[^/]+", text)

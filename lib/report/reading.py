@@ -84,6 +84,11 @@ class Stage:
     publishes: tuple[str, ...]
     scraps: dict[str, Any]
     failure: Failure | None
+    origin: str = ""  # of a reused stage, the run in which it was executed
+    attempts: tuple[Failure, ...] = ()  # what made earlier attempts fail
+    jobs: tuple[dict[str, Any], ...] = ()
+    read: tuple[tuple[str, dict[str, Any]], ...] = ()  # objects, by name
+    left: tuple[tuple[str, dict[str, Any]], ...] = ()
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -105,6 +110,7 @@ class Run:
     versions: dict[str, Any]
     python: str
     machine: str
+    git: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -158,6 +164,7 @@ def read(folder: Path) -> Run:
         versions=_mapping(value.get("versions")),
         python=_text(value.get("python"), LONGEST_NAME),
         machine=_text(value.get("machine"), LONGEST_NAME),
+        git=_mapping(value.get("git")),
         notes=tuple(notes),
     )
 
@@ -193,6 +200,15 @@ def _stage(value: Any, folder: Path, budget: _Budget) -> Stage:
         publishes=tuple(_text(name, LONGEST_NAME) for name in _list(value.get("publishes"))),
         scraps=_mapping(value.get("scraps")),
         failure=_failure(value.get("error")),
+        origin=_text(value.get("origin"), LONGEST_NAME),
+        attempts=tuple(
+            failure
+            for attempt in _list(value.get("attempts"))
+            if (failure := _failure(_mapping(attempt).get("error")))
+        ),
+        jobs=tuple(_job(job) for job in _list(value.get("jobs"))),
+        read=_objects(_mapping(value.get("ingredients")).get("objects")),
+        left=_objects(value.get("outputs")),
     )
     if stage.notebook:
         figures, notes = _figures(folder / stage.notebook, stage, budget)
@@ -200,6 +216,28 @@ def _stage(value: Any, folder: Path, budget: _Budget) -> Stage:
     if status in ("pending", "skipped", "running"):
         return stage
     return dataclasses.replace(stage, notes=("Its executed notebook is missing, and its figures with it.",))
+
+
+def _job(value: Any) -> dict[str, Any]:
+    """Return a job's fields as the page shows them."""
+    job = _mapping(value)
+    texts = {name: _text(job.get(name), LONGEST_NAME) for name in ("kind", "name", "arn", "instance_type")}
+    numbers = {name: job.get(name) for name in ("instance_count", "billable_seconds", "estimated_cost")}
+    return texts | {name: _seconds(number) for name, number in numbers.items()}
+
+
+def _objects(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Return the state of objects, by name; what is no such state is passed over."""
+    found = []
+    for name, state in _mapping(value).items():
+        state = _mapping(state)
+        objects, size = _seconds(state.get("objects")), _seconds(state.get("bytes"))
+        if objects is not None and size is not None:
+            shown = {"uri": _text(state.get("uri")), "objects": int(objects), "bytes": int(size)}
+            found.append(
+                (words.shortened(str(name), LONGEST_NAME), shown | {"etag": _text(state.get("etag"), 80)})
+            )
+    return tuple(found)
 
 
 def _failure(value: Any) -> Failure | None:

@@ -145,6 +145,11 @@ def signed_percent(share: float) -> str:
     return f"−{percent(share)}" if share < -0.0005 else percent(share)
 
 
+def change(value: float) -> str:
+    """Return a change of a metric with its sign."""
+    return f"{value:+.4f}".replace("-", "−") if abs(value) >= 0.00005 else "±0"
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """Return a text, cut where it is longer than that, with what was cut told."""
     if len(text) <= longest:

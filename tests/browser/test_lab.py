@@ -114,7 +114,7 @@ def test_03_train_runs_by_hand_with_the_inputs_of_the_last_run(lab, page, run_be
     assert image.evaluate("picture => picture.naturalWidth") > 0
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     assert errors == []
-    scraps = json.loads((checkout / "outputs" / run_before / "scraps.json").read_text())
+    scraps = json.loads((checkout / "outputs" / "scratch" / "scraps.json").read_text())
     assert scraps["model_uri"].endswith("model.tar.gz")
     assert local.status() is not None
     page.screenshot(path=os.environ.get("REELBOOK_SCREENSHOT", str(checkout / "lab.png")))

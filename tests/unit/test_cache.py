@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from notebook_files import RUN, cell, write_cells
 
 from lib import cache, records
-from lib.cache import Cache, Decision, History, Objects
+from lib.cache import Cache, Decision, Objects
 from lib.contracts import read_contract
+from lib.history import History
 from lib.reach import Reach
 from lib.records import ROOT, RunRecord, StageRecord
 from lib.stages import STAGES, Stage, read_contracts
@@ -168,7 +169,7 @@ MATTERS = {
     "a parameter less": (lambda w: w.values.pop("options"), "options is not there any more"),
     "the value published upstream": (
         lambda w: w.values.update(input_uri=f"s3://{BUCKET}/in"),
-        f"input_uri is s3://{BUCKET}/in, was s3://{BUCKET}/in/",
+        "input_uri is another one (run before)",
     ),
     "an input object's bytes": (lambda w: w.put("in/two", "else"), "input_uri holds other objects"),
     "a further input object": (lambda w: w.put("in/three", "more"), "input_uri holds other objects"),

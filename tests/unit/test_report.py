@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lib import records, report
 from lib.errors import ReelbookError
-from lib.report import graph, page, reading, timeline, words
+from lib.report import graph, reading, timeline, words
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
 RUNS = [report_runs.completed, report_runs.failed, report_runs.running, report_runs.interrupted]
@@ -90,11 +90,17 @@ SCHEMA = {
 
 
 class TestWriting:
-    def test_it_adds_one_file_to_the_folder_and_returns_its_path(self, tmp_path):
+    def test_it_adds_its_page_and_those_of_the_notebooks_and_returns_its_path(self, tmp_path):
         folder = report_runs.completed(tmp_path / "run")
         before = {path.name for path in folder.iterdir()}
         assert report.write(folder) == folder / "report.html"
-        assert {path.name for path in folder.iterdir()} == before | {"report.html"}
+        pages = {path.with_suffix(".html").name for path in folder.glob("*.ipynb")}
+        assert {path.name for path in folder.iterdir()} == before | pages | {"report.html"}
+
+    def test_the_pages_of_the_notebooks_can_be_left_out(self, tmp_path):
+        folder = report_runs.completed(tmp_path / "run")
+        report.write(folder, notebooks=False)
+        assert [path.name for path in folder.glob("*.html")] == ["report.html"]
 
     def test_the_same_run_gives_the_same_bytes(self, tmp_path):
         first = report.write(report_runs.failed(tmp_path / "one")).read_bytes()
@@ -134,11 +140,15 @@ class TestOffline:
             assert not {"onload", "onerror", "onclick", "srcset", "action", "formaction"} & set(attributes)
             for name in ("href", "src", "data", "poster"):
                 value = attributes.get(name, "#")
-                assert value.startswith(("#", "./", "data:")), f"{tag} {name}={value[:80]}"
+                assert value.startswith(("#", "./", "data:")) or value == "../index.html", (
+                    f"{tag} {name}={value[:80]}"
+                )
         assert {tag for tag, _ in shown.elements}.isdisjoint(
             {"script", "iframe", "object", "embed", "form", "base"}
         )
-        assert not re.search(r"@import|url\(|://", page.HERE.joinpath("page.css").read_text(encoding="utf-8"))
+        assert not re.search(
+            r"@import|url\(|://", rendering.HERE.joinpath("page.css").read_text(encoding="utf-8")
+        )
         assert not re.search(r"(src|href)=.?https?:", shown.html)
 
     def test_its_policy_allows_its_own_style_and_its_own_pictures_only(self, tmp_path):
@@ -287,7 +297,10 @@ class TestContent:
         for title in report_runs.TITLES.values():
             assert shown.text.count(title) >= 2, title
         assert "04 Tune the Factorization Machine skipped Runs only when tune is true." in shown.text
-        assert "02 Prepare the design matrices completed took 1.9 s 02_prepare.ipynb" in shown.text
+        assert (
+            "02 Prepare the design matrices completed took 1.9 s the whole notebook 02_prepare.ipynb"
+            in shown.text
+        )
         assert "skipped_rows 20" in shown.text
         assert "rating_count 43,503" in shown.text
         assert "s3:// reelbook/ runs/" in shown.text  # a browser may break the line after each slash

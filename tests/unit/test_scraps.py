@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def outputs(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv(records.OUTPUTS_VARIABLE, str(tmp_path / "outputs"))
     monkeypatch.delenv(scraps.HEADLESS, raising=False)
     monkeypatch.setattr(scraps, "_published", set())
-    monkeypatch.setattr(scraps, "_run_by_hand", None)
+    monkeypatch.setattr(scraps, "_named", None)
     monkeypatch.chdir(FIXTURES)
     return tmp_path / "outputs"
 
@@ -40,7 +41,7 @@ def test_numpy_scalars_become_pythons(outputs):
         e=[np.int8(1)],
         f={"g": np.float64(2)},
     )
-    published = records.read_scraps(outputs / "by-hand")
+    published = records.read_scraps(outputs / "scratch")
     assert published == {"a": 3, "b": 0.5, "c": True, "d": "x", "e": [1], "f": {"g": 2.0}}
     assert type(published["c"]) is bool
 
@@ -88,7 +89,7 @@ def test_the_table_is_safe_html():
 def test_by_hand_a_cell_may_publish_again(outputs):
     scraps.publish(x=1)
     scraps.publish(x=2)
-    assert records.read_scraps(outputs / "by-hand") == {"x": 2}
+    assert records.read_scraps(outputs / "scratch") == {"x": 2}
 
 
 def test_headless_a_name_is_published_once_and_the_runner_writes_it(outputs, monkeypatch):
@@ -109,34 +110,52 @@ def test_headless_latest_changes_and_says_nothing(outputs, monkeypatch, capsys):
 def test_by_hand_inputs_are_filled_from_the_last_run_which_is_named(outputs, capsys):
     begin_run(outputs, "20260101-000000", number=4, uri="s3://a")
     begin_run(outputs, "20260102-000000", number=5, uri="s3://b")
-    assert scraps.latest(run_id=None, number=None, uri="s3://mine") == ("20260102-000000", 5, "s3://mine")
-    assert capsys.readouterr().out == "From the run 20260102-000000: number.\n"
+    assert scraps.latest(run_id=None, number=None, uri="s3://mine") == ("scratch", 5, "s3://mine")
+    assert capsys.readouterr().out == (
+        "From the run 20260102-000000: number.\nWhat this notebook makes belongs to the scratch run.\n"
+    )
     assert scraps.latest(run_id="20260101-000000", number=None) == ("20260101-000000", 4)
-    assert scraps.latest(run_id=None) == ("20260102-000000",)
-    assert "This belongs to the run 20260102-000000." in capsys.readouterr().out
+    assert scraps.latest(uri=None) == ("s3://a",)  # a second call goes on with the run that was named
+    assert scraps.latest(run_id=None) == ("scratch",)
 
 
-def test_by_hand_publish_adds_to_the_run_that_latest_chose(outputs):
+def test_by_hand_publish_adds_to_the_scratch_run_alone(outputs):
     begin_run(outputs, "old", number=4)
     begin_run(outputs, "new", number=5)
     scraps.latest(run_id="old", number=None)
     scraps.publish(doubled=8)
-    assert records.read_scraps(outputs / "old") == {"number": 4, "doubled": 8}
+    assert records.read_scraps(outputs / "old") == {"number": 4}
     assert records.read_scraps(outputs / "new") == {"number": 5}
+    assert records.read_scraps(outputs / "scratch") == {"doubled": 8}
+    assert records.last_run(outputs) == "new"
+    assert not (outputs / "scratch" / "run.json").exists()  # so that no run reuses it
 
 
-def test_by_hand_the_first_notebook_begins_a_run(outputs, capsys):
-    assert scraps.latest(run_id=None) == ("by-hand",)
-    assert "There is no run yet: this begins one named by-hand." in capsys.readouterr().out
+def test_by_hand_the_newer_of_the_scratch_and_the_last_run_counts_for_each_name(outputs, capsys):
+    begin_run(outputs, "run", number=4, uri="s3://a")
+    os.utime(outputs / "run" / "scraps.json", (time.time() - 60,) * 2)
+    scraps.publish(number=7)
+    assert scraps.latest(run_id=None, number=None, uri=None) == ("scratch", 7, "s3://a")
+    assert capsys.readouterr().out.splitlines()[-3:-1] == [
+        "From the scratch run: number.",
+        "From the run run: uri.",
+    ]
+    scraps.publish(other=1)  # later, and nothing to do with `number`
+    begin_run(outputs, "newer", number=5, uri="s3://b")
+    os.utime(outputs / "newer" / "scraps.json", (time.time() + 60,) * 2)
+    assert scraps.latest(run_id=None, number=None, uri=None) == ("scratch", 5, "s3://b")
+    assert scraps.latest(run_id="scratch", number=None) == ("scratch", 7)
+
+
+def test_by_hand_the_first_notebook_needs_no_run(outputs, capsys):
+    assert scraps.latest(run_id=None) == ("scratch",)
+    assert "What this notebook makes belongs to the scratch run." in capsys.readouterr().out
     scraps.publish(number=2)
-    assert records.last_run(outputs) == "by-hand"
-    assert scraps.latest(run_id=None, number=None) == ("by-hand", 2)
+    assert scraps.latest(run_id=None, number=None) == ("scratch", 2)
 
 
 def test_by_hand_a_run_can_be_named(outputs):
     assert scraps.latest(run_id="mine") == ("mine",)
-    scraps.publish(number=2)
-    assert records.read_scraps(outputs / "mine") == {"number": 2}
     with pytest.raises(ParameterError, match="The run id 'Not OK'"):
         scraps.latest(run_id="Not OK", number=None)
 
@@ -160,10 +179,11 @@ def test_by_hand_a_missing_input_names_the_notebook_to_run_first(outputs):
 
 def test_a_last_run_whose_folder_is_gone_is_none(outputs):
     records.set_last_run(outputs, "gone")
-    assert scraps.latest(run_id=None) == ("by-hand",)
+    with pytest.raises(ScrapError, match="There is no run yet to take `number` from"):
+        scraps.latest(run_id=None, number=None)
 
 
-def test_plain_papermill_runs_a_notebook_by_hand_which_publishes_into_a_run(outputs, tmp_path):
+def test_plain_papermill_runs_a_notebook_by_hand_which_publishes_into_the_scratch_run(outputs, tmp_path):
     code = (
         "import sys\n"
         "from lib.scraps import import_quickly\n"
@@ -176,7 +196,8 @@ def test_plain_papermill_runs_a_notebook_by_hand_which_publishes_into_a_run(outp
     subprocess.run(
         [sys.executable, "-c", code, source, target], env=environment, capture_output=True, check=True
     )
-    assert records.read_scraps(outputs / "mine") == {"other": 1, "number": 9, "uri": "s3://bucket/None"}
+    assert records.read_scraps(outputs / "scratch") == {"number": 9, "uri": "s3://bucket/None"}
+    assert records.read_scraps(outputs / "mine") == {"other": 1}
     assert scraps.collect(target, ["number", "uri"])["number"] == 9
 
 
