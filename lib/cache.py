@@ -12,6 +12,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from lib.records import ROOT, StageRecord
 from lib.scraps import import_quickly
 from lib.stages import RUN_ID, Stage
 
+FRESH_SECONDS = 1.0
 MOST_CAUSES = 3
 LONGEST = 40  # characters of a value in an explanation
 
@@ -62,8 +64,9 @@ class Objects:
 
     def __init__(self) -> None:
         self._connected: tuple[Any, ...] | None = None
+        self._seen: dict[str, tuple[float, dict[str, Any] | None]] = {}
 
-    def state(self, uri: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    def state(self, uri: str, values: Mapping[str, Any], *, now: bool = False) -> dict[str, Any] | None:
         """Return the number, bytes and ETag of the objects under a URI.
 
         Parameters
@@ -72,6 +75,9 @@ class Objects:
             S3 URI of an object or of a prefix.
         values : mapping
             A stage's parameters, of which ``target`` and ``account`` say where to look.
+        now : bool
+            Look again even where this was looked at less than ``FRESH_SECONDS`` ago: what one stage has just left
+            is what the next one is about to read.
 
         Returns
         -------
@@ -81,6 +87,14 @@ class Objects:
         """
         if "target" not in values:
             return None
+        looked, state = self._seen.get(uri, (0.0, None))
+        if now or time.monotonic() - looked > FRESH_SECONDS:
+            began = time.monotonic()
+            state = self._look(uri, values)
+            self._seen[uri] = began, state
+        return state
+
+    def _look(self, uri: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
             found = self._listed(uri, values)
         except ReelbookError:
@@ -113,7 +127,7 @@ class Objects:
         account = values.get("account") or {}
         wanted = (values["target"], json.dumps(account, sort_keys=True))
         if wanted != self._connected:
-            self._connected = None
+            self._connected, self._seen = None, {}
             aws.connect(values["target"], **account)
             self._connected = wanted
 
@@ -230,7 +244,7 @@ class Cache:
         except ReelbookError as error:
             return str(error)
         for label, before in decision.ingredients["objects"].items():
-            if self.objects.state(before["uri"], values) != before:
+            if self.objects.state(before["uri"], values, now=True) != before:
                 return f"{label} was changed while the stage ran ({before['uri']})"
         for name, digest in decision.ingredients["files"].items():
             if self._file_digest(values[name]) != digest:
@@ -242,7 +256,7 @@ class Cache:
         found = {}
         for name, value in scraps.items():
             for label, uri in uris(name, value):
-                found[label] = self.objects.state(uri, values)
+                found[label] = self.objects.state(uri, values, now=True)
                 if found[label] is None:
                     return None
         return found

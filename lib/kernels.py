@@ -115,7 +115,7 @@ class KernelPool:
         # Here and not in the threads, where papermill's imports would meet these half-way.
         import_quickly("jupyter_client.manager")
         import_quickly("jupyter_client.blocking.client")
-        import_quickly("jupyter_client.asynchronous")
+        import_quickly("lib.kernel_clients")
         self._folder = folder
         self._sockets = Path(tempfile.mkdtemp(prefix="reelbook-", dir=_short_temporary_folder()))
         self._orders: dict[str, _Order] = {}
@@ -234,9 +234,8 @@ class KernelPool:
         client.parent = kernel.manager
         client.start_channels()
         try:
-            client.wait_for_ready(timeout=START_SECONDS)
             request = client.execute(_warm_up_code(imports), silent=True, store_history=False)
-            deadline = time.monotonic() + WARM_UP_SECONDS
+            deadline = time.monotonic() + START_SECONDS + WARM_UP_SECONDS
             while time.monotonic() < deadline and not kernel.death():
                 if self._closing or order.forgotten:
                     return
@@ -274,7 +273,7 @@ def _manager_class() -> type[Any]:
     class RememberingManager(KernelManager):
         # papermill awaits the client's answers: only an asynchronous one lets it notice a dead kernel,
         # and of a manager that is handed over it does not close the client.
-        client_class = "jupyter_client.asynchronous.AsyncKernelClient"
+        client_class = "lib.kernel_clients.ReadyClient"
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)

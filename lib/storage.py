@@ -377,10 +377,22 @@ def delete_prefix(uri: str) -> list[str]:
 # ---- what they share
 
 
+_kept: tuple[Any, ...] = ()  # the last client, and what it was made for
+
+
 def _client() -> Any:
+    """Return a client of S3 for the connected target; making one takes as long as several requests."""
+    global _kept
     import boto3
 
-    return boto3.client("s3")
+    session = boto3.DEFAULT_SESSION
+    variables = [
+        os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID")
+    ]
+    if session is None or not _kept or _kept[0] is not session or _kept[1] != variables:
+        client = boto3.client("s3")
+        _kept = (boto3.DEFAULT_SESSION, variables, client)
+    return _kept[2]
 
 
 @contextmanager

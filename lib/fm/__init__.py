@@ -18,10 +18,30 @@ contract.
 
 from __future__ import annotations
 
-from lib.fm import hyperparameters
-from lib.fm.artifact import load
-from lib.fm.estimator import FactorizationMachine
-from lib.fm.explain import Explanation
-from lib.fm.model import Model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.fm import hyperparameters
+    from lib.fm.artifact import load
+    from lib.fm.estimator import FactorizationMachine
+    from lib.fm.explain import Explanation
+    from lib.fm.model import Model
 
 __all__ = ["Explanation", "FactorizationMachine", "Model", "hyperparameters", "load"]
+
+# Imported when they are asked for: who needs the names of hyperparameters alone does not wait for numba.
+_HOMES = {
+    "Explanation": "explain",
+    "FactorizationMachine": "estimator",
+    "Model": "model",
+    "load": "artifact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "hyperparameters":
+        return import_module("lib.fm.hyperparameters")
+    if name in _HOMES:
+        return getattr(import_module(f"lib.fm.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lib.fm' has no attribute {name!r}")
