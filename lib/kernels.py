@@ -310,12 +310,16 @@ def _short_temporary_folder() -> str | None:
 
 def _warm_up_code(imports: Sequence[str]) -> str:
     """Return code that executes import statements without leaving a name in the notebook's namespace."""
-    statements = list(imports)
-    statements += [
-        f"from lib import {module}; {module}.preload()"
-        for module in PRELOADED
-        if any(_imports(module, statement) for statement in imports)
-    ]
+    modules = [module for module in PRELOADED if any(_imports(module, statement) for statement in imports)]
+    # What scraps puts off is not needed before a stage's last cell, so nobody waits for it; but where more is put
+    # off all goes in turn: the SDK would import jsonschema without the shortcut that scraps takes.
+    aside = modules == ["scraps"]
+    call = (
+        "import threading; threading.Thread(target={}.preload, daemon=True).start()"
+        if aside
+        else "{}.preload()"
+    )
+    statements = [*imports, *(f"from lib import {module}; {call.format(module)}" for module in modules)]
     return (
         "def _ahead(statements):\n"
         "    import contextlib\n"
