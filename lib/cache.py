@@ -31,6 +31,8 @@ FRESH_SECONDS = 1.0
 MOST_CAUSES = 3
 LONGEST = 40  # characters of a value in an explanation
 
+NO_INGREDIENTS = (RUN_ID, "stop_jobs", "prices")  # parameters on which no result depends
+
 Ingredients = dict[str, Any]
 
 
@@ -222,7 +224,9 @@ class Cache:
             "kernel": contract.kernel,
             "modules": self._reach.digests(source for _, source in contract.code),
             "parameters": {
-                name: value for name, value in values.items() if name != RUN_ID and name not in secret
+                name: value
+                for name, value in values.items()
+                if name not in NO_INGREDIENTS and name not in secret
             },
             "objects": objects,
             "files": files,

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from lib import job_control, jobs, recordio, settings
 from lib.aws import Account
 from lib.errors import JobFailed, ModelError
+from lib.progress import bar as bar_of
 
 MAX_PAYLOAD_BYTES = 5 * 10**6
 """What a request may have at most: all of SageMaker's real-time quotas, old and new, are above it."""
@@ -232,10 +233,8 @@ def _encode(X: sp.csr_matrix) -> bytes:
 
 def _wait(name: str, progress: bool) -> None:
     """Wait until an endpoint answers; raise JobFailed where it comes to nothing."""
-    from tqdm.auto import tqdm
-
     began = time.monotonic()
-    with tqdm(total=1, unit="endpoint", disable=not progress) as bar:
+    with bar_of(total=1, unit="endpoint", disable=not progress) as bar:
         while True:
             answer = job_control.find(job_control.client().describe_endpoint, EndpointName=name)
             status = answer["EndpointStatus"] if answer else "Deleted"

@@ -199,15 +199,14 @@ def write_parts(X: Any, uri: str, rows: int = ROWS_PER_PART, *, progress: bool =
     StorageError
         The location cannot be written.
     """
-    from tqdm.auto import tqdm
-
+    from lib import progress as progress_of
     from lib import storage
 
     parts = _count_parts(X, rows)
     uris = set()
     with tempfile.TemporaryDirectory(prefix="reelbook-") as folder:
         files = write_part_files(folder, X, rows)
-        for path in tqdm(files, total=parts, unit="part", desc="upload", disable=not progress):
+        for path in progress_of.bar(files, total=parts, unit="part", desc="upload", disable=not progress):
             uris.add(storage.upload(path, storage.join(uri, path.name)))
             path.unlink()
     for stored in storage.list_objects(storage.join(uri, "part-")):

@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
@@ -269,24 +269,32 @@ def _output_exists(kind: str, answer: dict[str, Any]) -> bool:
     return found is not None and _output_exists("training", found)
 
 
-def wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def wait(
+    kind: str, name: str, show: Callable[[dict[str, Any]], None], *, stop_on_interrupt: bool = False
+) -> dict[str, Any]:
     """Poll until the job has ended, showing its progress, and return its description.
+
+    Parameters
+    ----------
+    kind, name : str
+        Which job.
+    show : callable
+        Called with every description of the job.
+    stop_on_interrupt : bool
+        Stop the job when the waiting is interrupted (KeyboardInterrupt); otherwise it goes on.
 
     Raises
     ------
     JobFailed
         Unless the job completed; its last log lines are printed and carried by the error.
     """
-    started = time.monotonic()
-    while True:
-        answer = _describe(kind, name)
-        if answer is None:
-            raise JobFailed(f"The {kind} job {name} has vanished.", job=name)
-        status = answer[_JOBS[kind]["key"] + "Status"]
-        show(answer)
-        if status in _FINISHED:
-            break
-        time.sleep(min(10.0, max(0.25, 0.05 * (time.monotonic() - started))))
+    try:
+        answer = _wait(kind, name, show)
+    except KeyboardInterrupt:
+        if stop_on_interrupt:
+            _stop(kind, name)
+        raise
+    status = answer[_JOBS[kind]["key"] + "Status"]
     if status == "Completed":
         return answer
     group = _JOBS[kind]["logs"]
@@ -301,6 +309,30 @@ def wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[s
         log_lines=lines,
         hint="Correct what the reason names and run the stage again; a new job will be submitted.",
     )
+
+
+def _wait(kind: str, name: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Poll until the job has ended, and return its description."""
+    started = time.monotonic()
+    while True:
+        answer = _describe(kind, name)
+        if answer is None:
+            raise JobFailed(f"The {kind} job {name} has vanished.", job=name)
+        show(answer)
+        if answer[_JOBS[kind]["key"] + "Status"] in _FINISHED:
+            return answer
+        time.sleep(min(10.0, max(0.25, 0.05 * (time.monotonic() - started))))
+
+
+def _stop(kind: str, name: str) -> None:
+    """Ask SageMaker to stop a job; one that has just ended cannot be stopped, and need not."""
+    from botocore.exceptions import ClientError
+
+    with suppress(ClientError):
+        getattr(client(), _JOBS[kind]["op"].replace("describe_", "stop_"))(
+            **{_JOBS[kind]["key"] + "Name": name}
+        )
+        print(f"The {kind} job {name} was asked to stop.")
 
 
 def wait_until_ended(kind: str, name: str, seconds: float = 180) -> bool:
@@ -369,6 +401,6 @@ def objects_shown(output_uri: str, objects: int, progress: bool) -> Iterator[Sho
 
 
 def _bar(total: int, unit: str, progress: bool) -> Any:
-    from tqdm.auto import tqdm
+    from lib.progress import bar
 
-    return tqdm(total=total, unit=unit, disable=not progress)
+    return bar(total=total, unit=unit, disable=not progress)

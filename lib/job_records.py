@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.job_control import client, find
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The scraps that name jobs, by the kind of job.
 SCRAPS = {
@@ -53,6 +56,31 @@ def describe(scraps: Mapping[str, Any], prices: Mapping[str, float]) -> list[dic
             hours = job["billable_seconds"] * job["instance_count"] / 3600
             job["estimated_cost"] = round(hours * price, 4)
     return found
+
+
+def bill(prices: Mapping[str, float], **names: str) -> pd.DataFrame:
+    """Return a table of jobs: what they ran on, how long, and what that may cost.
+
+    Parameters
+    ----------
+    prices : mapping of str to float
+        US dollars an hour by instance type.
+    **names
+        Names of jobs, as ``training_job_name=…``.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {
+            "job": job["name"],
+            "kind": job["kind"],
+            "instances": f"{job['instance_count']} × {job['instance_type']}",
+            "billable seconds": job["billable_seconds"],
+            "estimated cost, USD": job.get("estimated_cost", "no price given"),
+        }
+        for job in describe(names, prices)
+    )
+    return table.set_index("job") if len(table) else table
 
 
 def _training(name: str) -> dict[str, Any] | None:

@@ -88,6 +88,7 @@ def train(
     algorithm: str = "adam",
     extensions: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    stop_on_interrupt: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
     """Train a Factorization Machines model by a SageMaker training job and wait for it.
@@ -110,6 +111,8 @@ def train(
         See `lib.settings.ExtensionSettings`; on the local AWS only.
     training : dict
         See `lib.settings.TrainingResources`.
+    stop_on_interrupt : bool
+        Stop the job when the waiting for it is interrupted; otherwise it goes on, and is taken up by a retry.
 
     Raises
     ------
@@ -136,7 +139,7 @@ def train(
     name = job_control.submit("training", run_id, "train", identity, create, length=63)
     rounds = fm_hyperparameters.validate(wire).rounds
     with job_control.epochs_shown(name, rounds, progress) as show:
-        answer = job_control.wait("training", name, show)
+        answer = job_control.wait("training", name, show, stop_on_interrupt=stop_on_interrupt)
     return _training_result(answer)
 
 
@@ -153,6 +156,7 @@ def tune(
     tuning: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     seed: int = 0,
+    stop_on_interrupt: bool = False,
     progress: bool = True,
 ) -> TuningResult:
     """Search hyperparameters by a SageMaker tuning job and wait for it.
@@ -211,7 +215,7 @@ def tune(
 
     name = job_control.submit("tuning", run_id, "tune", identity, create, length=32)
     with job_control.jobs_shown(limits.max_jobs, progress) as show:
-        answer = job_control.wait("tuning", name, show)
+        answer = job_control.wait("tuning", name, show, stop_on_interrupt=stop_on_interrupt)
     best = answer.get("BestTrainingJob")
     if not best:
         raise JobFailed(
@@ -237,6 +241,7 @@ def transform(
     input_uri: str,
     output_uri: str,
     transform: dict[str, Any] | None = None,
+    stop_on_interrupt: bool = False,
     progress: bool = True,
 ) -> TransformResult:
     """Apply a model to every object under ``input_uri`` by a SageMaker batch transform job.
@@ -283,7 +288,7 @@ def transform(
     parts = sum(not item.key.endswith("/") for item in storage.list_objects(input_uri))
     predictions_uri = storage.join(output_uri, name)
     with job_control.objects_shown(predictions_uri, parts, progress) as show:
-        job_control.wait("transform", name, show)
+        job_control.wait("transform", name, show, stop_on_interrupt=stop_on_interrupt)
     return TransformResult(name, model_name, predictions_uri)
 
 

@@ -24,8 +24,9 @@ from queue import Empty
 from types import TracebackType
 from typing import Any
 
+from lib.progress import HEADLESS
 from lib.records import ROOT
-from lib.scraps import HEADLESS, import_quickly
+from lib.scraps import import_quickly
 
 START_SECONDS = 120  # how long a kernel may take to answer for the first time, on a machine under load
 WARM_UP_SECONDS = 300  # how long a notebook's imports may take

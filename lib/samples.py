@@ -315,7 +315,7 @@ def generate(
     DataError
         If the file cannot be written.
     """
-    from tqdm import tqdm
+    from lib.progress import bar as progress_bar
 
     size = planned_size(ratings, customers, videos)
     for name, value in (("malformed", malformed), ("duplicates", duplicates)):
@@ -328,7 +328,7 @@ def generate(
         atomically(path) as partial,
         partial.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=GZIP_LEVEL, mtime=0) as file,
-        tqdm(total=ratings, desc="Generating reviews", unit=" rows", disable=not progress) as bar,
+        progress_bar(total=ratings, desc="Generating reviews", unit=" rows", disable=not progress) as bar,
     ):
         file.write(("\t".join(COLUMNS) + "\n").encode())
         for lines in _lines(reviews, size, broken, seed):

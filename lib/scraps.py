@@ -28,9 +28,9 @@ from typing import Any
 
 from lib import records, redaction
 from lib.errors import ScrapError
+from lib.progress import headless
 from lib.records import SCRATCH
 
-HEADLESS = "REELBOOK_HEADLESS"  # the runner sets it in the kernels it starts
 LARGEST = 64_000  # bytes of JSON
 TIMES = "published.json"  # of the scratch run: when each value was published
 
@@ -201,11 +201,6 @@ def collect(notebook: Path, expected: Collection[str]) -> dict[str, Any]:
             f"{notebook.name} published `{extra[0]}`, which the publish call of its last cell does not name."
         )
     return {name: found[name] for name in expected}
-
-
-def headless() -> bool:
-    """Tell whether the runner, not a person, executes this notebook."""
-    return bool(os.environ.get(HEADLESS))
 
 
 def import_quickly(name: str) -> ModuleType:

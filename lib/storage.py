@@ -401,9 +401,9 @@ def _bar(name: str, size: int, progress: bool) -> Iterator[Callable[[int], None]
     if not progress:
         yield lambda _: None
         return
-    from tqdm.auto import tqdm
+    from lib.progress import bar as progress_bar
 
-    with tqdm(total=size, desc=name, unit="B", unit_scale=True) as bar:
+    with progress_bar(total=size, desc=name, unit="B", unit_scale=True) as bar:
         yield lambda amount: bar.update(amount) and None
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lib import records, report
 from lib.errors import ReelbookError
-from lib.report import graph, reading, timeline, words
+from lib.report import graph, reading, rendering, timeline, words
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
 RUNS = [report_runs.completed, report_runs.failed, report_runs.running, report_runs.interrupted]

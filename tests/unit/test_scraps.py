@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib import records, scraps
+from lib import progress, records, scraps
 from lib.errors import ParameterError, ScrapError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 def outputs(tmp_path, monkeypatch) -> Path:
     """A kernel's start by hand, with runs kept in a folder of the test."""
     monkeypatch.setenv(records.OUTPUTS_VARIABLE, str(tmp_path / "outputs"))
-    monkeypatch.delenv(scraps.HEADLESS, raising=False)
+    monkeypatch.delenv(progress.HEADLESS, raising=False)
     monkeypatch.setattr(scraps, "_published", set())
     monkeypatch.setattr(scraps, "_named", None)
     monkeypatch.chdir(FIXTURES)
@@ -93,7 +93,7 @@ def test_by_hand_a_cell_may_publish_again(outputs):
 
 
 def test_headless_a_name_is_published_once_and_the_runner_writes_it(outputs, monkeypatch):
-    monkeypatch.setenv(scraps.HEADLESS, "1")
+    monkeypatch.setenv(progress.HEADLESS, "1")
     scraps.publish(x=1)
     with pytest.raises(ScrapError, match="`x` has been published before in this stage"):
         scraps.publish(x=2)
@@ -102,7 +102,7 @@ def test_headless_a_name_is_published_once_and_the_runner_writes_it(outputs, mon
 
 def test_headless_latest_changes_and_says_nothing(outputs, monkeypatch, capsys):
     begin_run(outputs, "earlier", number=5)
-    monkeypatch.setenv(scraps.HEADLESS, "1")
+    monkeypatch.setenv(progress.HEADLESS, "1")
     assert scraps.latest(run_id="now", number=None) == ("now", None)
     assert capsys.readouterr().out == ""
 
