@@ -262,7 +262,15 @@ def local(arguments):
 
 
 def lab(arguments):
-    """Open the notebooks in JupyterLab, on this machine only; further arguments go to JupyterLab."""
+    """Open the notebooks in JupyterLab, on this machine only, with the local AWS up; arguments go to JupyterLab."""
+    from lib import local as local_aws
+    from lib.errors import ReelbookError
+
+    if not {"--version", "--help", "-h"} & set(arguments):
+        try:
+            local_aws.start()  # its cells would do it, too, but then the first one waits
+        except ReelbookError as error:
+            print("run_all.py: " + str(error), file=sys.stderr)
     command = [
         sys.executable,
         "-m",

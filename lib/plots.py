@@ -465,6 +465,62 @@ def score_comparison(scores: pd.DataFrame, n: int = 10, correlation: float | Non
     return figure
 
 
+@_styled
+def learning_curves(curves: pd.DataFrame) -> Figure:
+    """Draw the training errors of several runs by epoch.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Indexed by epoch, a column a run; epochs that a run does not have are missing.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if curves.empty:
+        raise DataError("There is no learning curve to draw.")
+    figure = _figure(3.4)
+    (axes,) = _axes(figure, 1, 1)
+    for name, (colour, marker) in zip(curves.columns, _line_styles(len(curves.columns)), strict=True):
+        curve = curves[name].dropna()
+        axes.plot(curve.index, curve, color=colour, marker=marker, markersize=3.5, label=_plain(str(name)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("RMSE (units of the rating)")
+    _legend_below_title(axes, 4)
+    axes.set_title("Training error by epoch", pad=28)
+    return figure
+
+
+@_styled
+def factor_map(points: np.ndarray, titles: pd.Series, marked: Sequence[int], share: float) -> Figure:
+    """Draw videos on the two principal axes of their factors, some of them named.
+
+    Parameters
+    ----------
+    points : array of shape (n, 2)
+        From `lib.exploring.map_of`.
+    titles : Series of length n
+    marked : sequence of int
+        The positions of those that are named; the first is the one that the others are near to.
+    share : float
+        How much of the variance this shows.
+    """
+    figure = _figure(5.0)
+    (axes,) = _axes(figure, 1, 1)
+    rest = np.setdiff1d(np.arange(len(points)), marked)[:: max(1, -(-len(points) // MOST_POINTS))]
+    axes.scatter(points[rest, 0], points[rest, 1], color=FAINT, s=9, linewidths=0)
+    for order, number in enumerate(marked):
+        colour, size = (VERMILION, 80) if order == 0 else (BLUE, 30)
+        axes.scatter(points[number, 0], points[number, 1], color=colour, s=size, zorder=3)
+        name = _plain(str(titles.iloc[number]))
+        axes.annotate(name if len(name) <= 34 else f"{name[:33]}…", points[number], xytext=(6, 3), **_OUTSIDE)
+    axes.grid(True, axis="both")
+    axes.set_xlabel("first principal axis")
+    axes.set_ylabel("second principal axis")
+    axes.set_title(f"{len(points):,} videos by their factors; {share:.0%} of the variance is seen here")
+    return figure
+
+
 _OUTSIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "annotation_clip": False}
 
 
