@@ -36,10 +36,13 @@ class History:
         """Yield the runs; a record that cannot be read is passed over."""
         yield from self._read
         while self._paths:
+            folder = self._paths.pop(0).parent
             try:
-                run = records.read_run(self._paths.pop(0).parent)
+                run = records.read_run(folder)
             except ReelbookError:
                 continue
+            if run is not None:
+                run.run_id = folder.name  # also of one that somebody has copied or renamed
             if run is not None and run.run_id != self._leave_out:
                 self._read.append(run)
                 yield run
@@ -112,6 +115,7 @@ def find(outputs: Path, run_id: str) -> RunRecord:
         guess = did_you_mean(run_id, known)
         hint = guess[0].upper() + guess[1:] if guess else "`run_all.py runs` lists them." if known else ""
         raise ParameterError(f"There is no run {run_id} in {shown(outputs)}.", hint=hint)
+    run.run_id = run_id
     return run
 
 

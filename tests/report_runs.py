@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import records
-from lib.records import RunRecord, StageFailure, StageRecord
+from lib.records import Attempt, RunRecord, StageFailure, StageRecord
 
 RUN_ID = "20261123-091500"
 STARTED = datetime.fromisoformat("2026-11-23T09:15:00.250+00:00")
@@ -90,6 +90,7 @@ ALT = {
     "errors": "RMSE on the test rows: mean rating 1.134, bias baseline 1.080, model 1.038",
     "calibration": "Mean given rating by predicted rating, in ten groups",
 }
+TEST_RATINGS = {"uri": f"{S3}/01_preprocess", "objects": 5, "bytes": 412_000, "etag": "b" * 64}
 FAILING_CELL = """job = jobs.train(
     connection,
     run_id,
@@ -156,6 +157,45 @@ def interrupted(folder: Path) -> Path:
     return save(folder, run)
 
 
+def again(folder: Path) -> Path:
+    """Build a run that reused what was up to date, and trained again at the second attempt with another parameter."""
+    run = record()
+    run.run_id, run.started = f"{RUN_ID}-2", _time(STARTED + timedelta(days=1))
+    run.parameters = {**run.parameters, "num_factors": 32}
+    run.git = {"commit": "0123456789abcdef0123456789abcdef01234567", "branch": "main", "dirty": True}
+    for stage in run.stages:
+        if stage.status == "completed" and stage.name < "03_train":
+            stage.status, stage.why, stage.origin = "reused", f"up to date since the run {RUN_ID}", RUN_ID
+            stage.started = stage.ended = stage.seconds = None
+        elif stage.started:
+            for name in ("started", "ended"):
+                moment = datetime.fromisoformat(getattr(stage, name)) + timedelta(days=1)
+                setattr(stage, name, _time(moment))
+    train, evaluated = run.stage("03_train"), run.stage("06_evaluate")
+    train.why = "num_factors is 32, was 64 (run 20261123-091500)"
+    train.attempts = [
+        Attempt(train.started, 2.5, StageFailure("ServiceUnavailable", "SageMaker does not answer."))
+    ]
+    train.parameters = {**train.parameters, "num_factors": 32}
+    train.outputs = {
+        "model_uri": {"uri": SCRAPS["03_train"]["model_uri"], "objects": 1, "bytes": 9, "etag": "a" * 32}
+    }
+    train.jobs = [
+        {
+            "kind": "training",
+            "name": SCRAPS["03_train"]["training_job_name"],
+            "arn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{RUN_ID}-train-158d7204",
+            "instance_type": "ml.m5.xlarge",
+            "instance_count": 1,
+            "billable_seconds": 93,
+            "estimated_cost": 0.0059,
+        }
+    ]
+    evaluated.scraps = {**SCRAPS["06_evaluate"], "rmse": 1.0311}
+    run.scraps = {**run.scraps, "rmse": 1.0311}
+    return save(folder, run)
+
+
 def record(others: dict[str, str] | None = None, status: str = "completed") -> RunRecord:
     """Return a run's record; the stages completed, but for ``others``, whose states are given."""
     states = {**dict.fromkeys(SECONDS, "completed"), "04_tune": "skipped", **(others or {})}
@@ -176,6 +216,8 @@ def record(others: dict[str, str] | None = None, status: str = "completed") -> R
                 now += timedelta(seconds=0.02)
         if stage.status == "completed":
             stage.scraps = SCRAPS[name]
+            if name == "06_evaluate":
+                stage.ingredients = {"objects": {"ratings_uri": TEST_RATINGS}, "modules": {"lib.jobs": "abc"}}
         stages.append(stage)
     over = status != "running"
     return RunRecord(
@@ -208,7 +250,7 @@ def save(folder: Path, run: RunRecord) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in run.stages:
         if stage.status not in ("skipped", "pending"):
-            names = FIGURES.get(stage.name, []) if stage.status == "completed" else []
+            names = FIGURES.get(stage.name, []) if stage.status in ("completed", "reused") else []
             write_notebook(folder / stage.notebook, stage.title, [image(name, ALT[name]) for name in names])
     records.write_run(folder, run)
     return folder

@@ -246,6 +246,6 @@ def _colours() -> str:
 
     light, dark = (
         re.sub(r"background(-color)?:[^;}]*;?", "", HtmlFormatter(style=style).get_style_defs(".highlight"))
-        for style in ("tango", "github-dark")
+        for style in ("xcode", "monokai")  # the ones whose every colour can be read on our ground
     )
     return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"

@@ -13,13 +13,14 @@ import pytest
 import report_runs
 from playwright.sync_api import Page, expect
 
-from lib import report
+from lib import comparison, records, report
 
 BUILDERS = {
     "completed": report_runs.completed,
     "failed": report_runs.failed,
     "running": report_runs.running,
     "interrupted": report_runs.interrupted,
+    "again": report_runs.again,
 }
 UNFOLD = "document.querySelectorAll('details').forEach(one => { one.open = true })"
 LEAST_CONTRAST = 4.5  # WCAG 2.2, AA
@@ -80,6 +81,38 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def path(request: pytest.FixtureRequest, reports: dict[str, Path]) -> Path:
     """The page of a run of one kind after the other."""
     return reports[request.param]
+
+
+@pytest.fixture(scope="module")
+def others(reports: dict[str, Path]) -> dict[str, Path]:
+    """The other pages: of a notebook, of all runs, of two runs compared."""
+    outputs = reports["completed"].parents[1]
+    runs = [records.read_run(outputs / name) for name in ("completed", "again")]
+    for run, name in zip(runs, ("completed", "again"), strict=True):
+        run.run_id = name  # as the folder is called
+    return {
+        "notebook": outputs / "completed" / "06_evaluate.html",
+        "index": report.write_index(outputs),
+        "diff": report.write_diff(outputs, comparison.compare(outputs, *runs)),
+    }
+
+
+@pytest.mark.parametrize("name", ["notebook", "index", "diff"])
+def test_the_other_pages_are_as_offline_narrow_and_legible(page, others, name):
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(others[name].as_uri(), wait_until="networkidle")
+    assert [url for url in requests if not url.startswith("data:")] == [others[name].as_uri()]
+    assert complaints == []
+    expect(page.locator("h1")).to_have_count(1)
+    for scheme, width in itertools.product(("light", "dark"), (360, 1280)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 800})
+        assert overflow(page) == 0, f"{width} pixels"
+        contrasts = page.evaluate(VISIBLE_TEXT_CONTRASTS)
+        faint = [(words, round(ratio, 2)) for words, ratio in contrasts if ratio < LEAST_CONTRAST]
+        assert faint == [], f"{scheme}, {width} pixels"
 
 
 def overflow(page: Page) -> int:

@@ -12,7 +12,9 @@ import scipy.sparse as sp
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import report_runs  # noqa: E402
 
 import run_all  # noqa: E402
 
@@ -50,6 +52,8 @@ def test_every_option_of_the_command_is_documented():
     options = long_options(run_all.run_parser()) | {"-f", "-p"}
     for option in options:
         assert f"`{option}" in README, option
+    for command in ("plan", "runs", "diff", "watch", "report", "lab", "local"):
+        assert command in README.partition("run_all.py  ")[2].splitlines()[0], command
 
 
 def test_every_option_that_it_documents_is_there():
@@ -106,3 +110,23 @@ def test_the_snippet_of_the_local_aws_connects():
     ]
     exec(snippet, {})
     assert boto3.client("sts").get_caller_identity()["Account"] == "123456789012"
+
+
+RUNS = (ROOT / "docs" / "runs.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/python run_all\.py (.*)$", RUNS, flags=re.M))
+def test_every_command_of_the_page_on_runs_is_understood(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REELBOOK_OUTPUTS", str(tmp_path))
+    for name in ("RUN", "A", "B"):
+        line = re.sub(rf"\b{name}\b", name.lower(), line)
+        report_runs.completed(tmp_path / name.lower())
+    words = line.partition("#")[0].split()
+    planned = words[0].startswith("-")
+    assert run_all.main([*words, "--dry-run"] if planned else words) == 0
+    assert capsys.readouterr().out
+
+
+def test_the_page_on_runs_names_every_file_of_a_run():
+    for name in ("report.html", "run.json", "03_train.html", "index.html"):
+        assert f"`{name}`" in RUNS or name in RUNS
