@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +12,7 @@ import boto3
 import numpy as np
 import pytest
 
-from lib import aws, cleanup, features, job_control, jobs, storage
+from lib import aws, cleanup, features, job_control, job_records, jobs, storage
 from lib.errors import ConnectionFailed, DataError, JobFailed, ParameterError
 
 # The SDK raises SyntaxWarning and DeprecationWarning when it is first imported.
@@ -119,6 +120,73 @@ def test_all_that_a_parameter_file_says_of_training_is_sent(data):
     tags = boto3.client("sagemaker").list_tags(ResourceArn=sent["TrainingJobArn"])["Tags"]
     assert {"Key": "team", "Value": "tests"} in tags
     assert {"Key": jobs.RUN_TAG, "Value": "sent"} in tags
+
+
+@pytest.mark.parametrize(("stops", "status"), [(True, {"Stopping", "Stopped"}), (False, {"InProgress"})])
+def test_an_interrupt_stops_the_job_only_where_that_is_asked(
+    account, data, monkeypatch, capsys, stops, status
+):
+    def interrupted(answer):
+        if answer.get("SecondaryStatus") == "Training":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_control, "epochs_shown", lambda *_: nullcontext(interrupted))
+    endless = {**HYPERPARAMETERS, "epochs": 5_000_000}
+    run_id = f"stop-{stops}".lower()
+    with pytest.raises(KeyboardInterrupt):
+        train(account, data[0], run_id, hyperparameters=endless, stop_on_interrupt=stops)
+    client = boto3.client("sagemaker")
+    (name,) = [
+        job["TrainingJobName"]
+        for job in client.list_training_jobs(NameContains=run_id)["TrainingJobSummaries"]
+    ]
+    assert client.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] in status
+    assert (f"The training job {name} was asked to stop." in capsys.readouterr().out) == stops
+    if not stops:
+        client.stop_training_job(TrainingJobName=name)
+    assert job_control.wait_until_ended("training", name, 60)
+
+
+def test_a_run_s_record_names_its_jobs_with_what_they_may_cost(account, data, trained):
+    (job,) = job_records.describe(
+        {"training_job_name": trained.job_name, "rows": 3}, {"ml.m5.xlarge": 3600.0}
+    )
+    assert job["arn"].endswith(f":training-job/{trained.job_name}")
+    assert (job["kind"], job["instance_type"], job["instance_count"]) == ("training", "ml.m5.xlarge", 1)
+    assert job["billable_seconds"] == trained.billable_seconds
+    assert job["estimated_cost"] == pytest.approx(trained.billable_seconds)
+    (unpriced,) = job_records.describe({"training_job_name": trained.job_name}, {"ml.c5.xlarge": 1.0})
+    assert "estimated_cost" not in unpriced
+    assert job_records.describe({"training_job_name": "gone", "transform_job_name": "gone"}, {}) == []
+    table = job_records.bill({}, training_job_name=trained.job_name)
+    assert table.loc[trained.job_name, "estimated cost, USD"] == "no price given"
+    assert len(job_records.bill({}, training_job_name="gone")) == 0
+
+
+def test_the_cost_of_a_search_is_that_of_all_its_training_jobs(account, data):
+    found = jobs.tune(
+        account,
+        "priced",
+        train_uri=data[0]["train"],
+        test_uri=data[0]["validate"],
+        output_uri="s3://jobs/priced/tune",
+        hyperparameters=HYPERPARAMETERS,
+        ranges={"linear_lr": [0.001, 0.1]},
+        tuning={"max_jobs": 2},
+        progress=False,
+    )
+    scraps = {"tuning_job_name": found.job_name, "training_job_name": found.best.job_name}
+    (job,) = job_records.describe(scraps, {})
+    client = boto3.client("sagemaker")
+    names = [
+        summary["TrainingJobName"]
+        for summary in client.list_training_jobs_for_hyper_parameter_tuning_job(
+            HyperParameterTuningJobName=found.job_name
+        )["TrainingJobSummaries"]
+    ]
+    seconds = [client.describe_training_job(TrainingJobName=name)["BillableTimeInSeconds"] for name in names]
+    assert len(seconds) == 2
+    assert (job["kind"], job["billable_seconds"]) == ("tuning", sum(seconds))
 
 
 def test_a_spot_job_waits_by_default_as_long_as_sagemaker_allows(account, data):
