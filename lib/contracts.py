@@ -20,6 +20,8 @@ from lib.errors import ContractError, did_you_mean
 from lib.parameters import TYPES, Parameter, coerce
 from lib.records import shown
 
+_SUBMISSION = re.compile(r"\bjobs\.(?:train|tune|transform)\(|\bdeployment\.deploy\(")
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -56,6 +58,11 @@ class Contract:
     imports: tuple[str, ...]
     cells: int
     code: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def submits(self) -> bool:
+        """Whether its code submits a job, and so needs the SageMaker SDK."""
+        return any(_SUBMISSION.search(source) for _, source in self.code)
 
 
 def read_contract(path: Path) -> Contract:

@@ -30,7 +30,6 @@ from lib.scraps import import_quickly
 
 START_SECONDS = 120  # how long a kernel may take to answer for the first time, on a machine under load
 WARM_UP_SECONDS = 300  # how long a notebook's imports may take
-PRELOADED = ("scraps", "jobs")  # modules of lib whose preload() does the heavy imports that they put off
 
 _LOG = logging.getLogger("reelbook.kernels")  # jupyter_client logs tracebacks of errors that we report
 _LOG.addHandler(logging.NullHandler())
@@ -99,6 +98,7 @@ class _Order:
 
     kernel_name: str
     imports: Sequence[str]
+    submits: bool = False
     future: Future[Kernel] = field(default_factory=Future)
     forgotten: bool = False
 
@@ -134,7 +134,7 @@ class KernelPool:
     ) -> None:
         self.close()
 
-    def order(self, stage: str, kernel_name: str, imports: Sequence[str]) -> None:
+    def order(self, stage: str, kernel_name: str, imports: Sequence[str], *, submits: bool = False) -> None:
         """Ask for a stage's kernel; those asked for first are started first.
 
         Parameters
@@ -146,9 +146,11 @@ class KernelPool:
         imports : sequence of str
             Import statements to execute ahead; those that fail are passed over, for the notebook's own cell
             to fail in its turn.
+        submits : bool
+            Whether the SageMaker SDK is to be imported as well.
         """
         if stage not in self._orders and not self._closing:
-            order = self._orders[stage] = _Order(kernel_name, imports)
+            order = self._orders[stage] = _Order(kernel_name, imports, submits)
             self._starter.submit(self._fulfil, order)
 
     def take(self, stage: str) -> Future[Kernel]:
@@ -235,7 +237,9 @@ class KernelPool:
         client.parent = kernel.manager
         client.start_channels()
         try:
-            request = client.execute(_warm_up_code(imports), silent=True, store_history=False)
+            request = client.execute(
+                _warm_up_code(imports, order.submits and bool(imports)), silent=True, store_history=False
+            )
             deadline = time.monotonic() + START_SECONDS + WARM_UP_SECONDS
             while time.monotonic() < deadline and not kernel.death():
                 if self._closing or order.forgotten:
@@ -309,18 +313,14 @@ def _short_temporary_folder() -> str | None:
     return "/tmp" if os.name == "posix" and len(tempfile.gettempdir()) > 60 else None
 
 
-def _warm_up_code(imports: Sequence[str]) -> str:
+def _warm_up_code(imports: Sequence[str], submits: bool) -> str:
     """Return code that executes import statements without leaving a name in the notebook's namespace."""
-    modules = [module for module in PRELOADED if any(_imports(module, statement) for statement in imports)]
-    # What scraps puts off is not needed before a stage's last cell, so nobody waits for it; but where more is put
-    # off all goes in turn: the SDK would import jsonschema without the shortcut that scraps takes.
-    aside = modules == ["scraps"]
-    call = (
-        "import threading; threading.Thread(target={}.preload, daemon=True).start()"
-        if aside
-        else "{}.preload()"
-    )
-    statements = [*imports, *(f"from lib import {module}; {call.format(module)}" for module in modules)]
+    statements = list(imports)
+    # Not in a thread, although nobody needs scrapbook before the last cell: cells would meet half-imported modules.
+    if any("scraps" in statement for statement in imports):
+        statements.append("from lib import scraps; scraps.preload()")
+    if submits:  # after scraps: the SDK would import jsonschema without the shortcut that scraps takes
+        statements.append("from lib import jobs; jobs.preload()")
     return (
         "def _ahead(statements):\n"
         "    import contextlib\n"
@@ -330,11 +330,3 @@ def _warm_up_code(imports: Sequence[str]) -> str:
         f"_ahead({statements!r})\n"
         "del _ahead\n"
     )
-
-
-def _imports(module: str, statement: str) -> bool:
-    """Tell whether an import statement brings a module of ``lib``."""
-    if statement.startswith("from lib import "):
-        names = statement.removeprefix("from lib import ").split(",")
-        return module in [name.split(" as ")[0].strip() for name in names]
-    return statement.startswith((f"import lib.{module}", f"from lib.{module} import "))

@@ -255,7 +255,9 @@ class _Run:
         ahead = self.options.look_ahead + 1 if not self.failed else 1
         for stage in [stage for stage in self.expected if self._of(stage).status == "pending"][:ahead]:
             contract = self.plan.contracts[stage.name]
-            self.kernels.order(self._order(stage.name), contract.kernel, contract.imports)
+            self.kernels.order(
+                self._order(stage.name), contract.kernel, contract.imports, submits=contract.submits
+            )
 
     def _may_begin(self, stage: Stage) -> bool:
         if self.failed and stage.trigger != "always" and stage.name not in self.not_before:
@@ -303,7 +305,7 @@ class _Run:
         if stage not in self.expected:
             self.expected.append(stage)
         order = self._order(stage.name)
-        self.kernels.order(order, contract.kernel, contract.imports)
+        self.kernels.order(order, contract.kernel, contract.imports, submits=contract.submits)
         self._look_ahead()
         self.executions[stage.name] = Execution(
             contract,
@@ -451,16 +453,14 @@ class _Run:
 
     def _next_step(self, record: StageRecord, stopped: bool) -> str:
         go_on = f"{COMMAND} --resume {self.plan.run_id}"
+        contract = self.plan.contracts[record.name]
         if stopped:
             tidy = [stage.name for stage in self.plan.workflow.stages if stage.trigger == "always"]
-            stop_jobs = record.parameters.get("stop_jobs", False)
-            jobs = (
-                f" A job that it submitted may still run: {COMMAND} --only {tidy[-1]} stops it."
-                if tidy and not stop_jobs
-                else ""
-            )
-            return f"Go on with: {go_on}{jobs}"
-        own = shown(self.plan.contracts[record.name].path)
+            if tidy and contract.submits and not record.parameters.get("stop_jobs", False):
+                stop = f"{COMMAND} --only {tidy[-1]}"
+                return f"Go on with: {go_on} (a job that it submitted may still run: {stop} stops it)"
+            return f"Go on with: {go_on}"
+        own = shown(contract.path)
         return (
             f"See {shown(self._target(record))}, correct what the error names (or {own}), and go on with: "
             f"{go_on} (what is up to date is not run again)"

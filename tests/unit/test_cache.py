@@ -53,13 +53,13 @@ MODULES = {
 class World:
     """A stage with all that it depends on, and a run in which it has completed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, objects: Objects, s3: Any) -> None:
+        self.objects, self.s3 = objects, s3
         self.root = folder / "checkout"
         self.outputs = folder / "outputs"
         for name, text in MODULES.items():
             self.write(f"lib/{name}", text)
         self.write("reviews.tsv", "1\t2\n")
-        self.s3 = boto3.client("s3")
         for key in ("in/one", "in/two", "out/part", "beside"):
             self.put(key, key)
         self.values: dict[str, Any] = dict(VALUES)
@@ -104,7 +104,7 @@ class World:
         records.write_run(self.outputs / run_id, RunRecord(run_id, stages=[self.record]))
 
     def cache(self) -> Cache:
-        return Cache(History(self.outputs), Objects(), root=self.root)
+        return Cache(History(self.outputs), self.objects, root=self.root)
 
     def decide(self, **options: Any) -> Decision:
         contract = read_contract(self.root / "notebooks" / "stage.ipynb")
@@ -112,14 +112,33 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def bucket(local_aws) -> str:
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return BUCKET
+def s3(local_aws) -> Any:
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+@pytest.fixture(scope="module")
+def objects() -> Objects:
+    """One connection for all tests, which looks at everything anew."""
+    return Objects()
 
 
 @pytest.fixture
-def world(bucket, tmp_path) -> World:
-    return World(tmp_path)
+def world(s3, objects, tmp_path, monkeypatch) -> World:
+    monkeypatch.setattr(cache, "FRESH_SECONDS", -1.0)
+    return World(tmp_path, objects, s3)
+
+
+def test_what_was_looked_at_a_moment_ago_is_not_looked_at_again_unless_it_must_be(s3):
+    uri, objects = f"s3://{BUCKET}/moment", Objects()
+    s3.put_object(Bucket=BUCKET, Key="moment", Body=b"1")
+    first = objects.state(uri, VALUES)
+    s3.put_object(Bucket=BUCKET, Key="moment", Body=b"2")
+    assert objects.state(uri, VALUES) == first
+    second = objects.state(uri, VALUES, now=True)
+    assert second != first
+    assert objects.state(uri, VALUES) == second
 
 
 def test_nothing_has_changed(world):
