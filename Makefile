@@ -13,7 +13,7 @@ run: $(STAMP)  ## run the workflow; options by ARGS="-p epochs 5"
 	@$(BIN)/python run_all.py $(ARGS)
 
 test: $(STAMP)  ## run the tests; options by ARGS="-k recordio"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 oracle: $(STAMP)  ## check the engine against MXNet 1.9.1 and a real job's ratings (made and kept in .bench/)
 	@$(BIN)/python -m pytest -v --no-header -o python_files="check_*.py" tests/oracle $(ARGS)
