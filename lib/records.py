@@ -194,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReelbookError(
             f"{shown(path)} cannot be read: {error}.", hint="Delete that run's folder, or start a new run."
         ) from error

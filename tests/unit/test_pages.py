@@ -201,6 +201,15 @@ def test_the_index_lists_all_runs_and_draws_their_errors(runs):
     assert shown.count("<circle") == 2
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stages": [1]}', '{"stages": ' + "[" * 100_000, "\x00"])
+def test_a_broken_record_beside_it_keeps_no_page_from_being_made(runs, text):
+    outputs = runs[0]
+    (outputs / "broken").mkdir()
+    (outputs / "broken" / "run.json").write_text(text)
+    assert "better than" in report.write(outputs / "second").read_text()
+    assert "2 runs" in report.write_index(outputs).read_text().replace("\u00a0", " ")
+
+
 def test_an_index_without_runs_says_so(tmp_path):
     assert "There is no run yet." in report.write_index(tmp_path).read_text()
 

@@ -47,6 +47,9 @@ def test_a_run_without_a_record_has_none_and_a_broken_record_is_refused(tmp_path
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ReelbookError, match=r"run\.json cannot be read"):
         records.read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"stages": ' + "[" * 100_000)
+    with pytest.raises(ReelbookError, match=r"run\.json cannot be read"):
+        records.read_run(tmp_path)
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(ReelbookError, match=r"run\.json holds no JSON object"):
         records.read_run(tmp_path)
