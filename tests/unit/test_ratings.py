@@ -223,7 +223,7 @@ class TestUnusableFiles:
         [
             ("r.tsv", b"", "is empty"),
             ("r.tsv.gz", b"", "is empty"),
-            ("r.tsv.gz", gzip.compress(b""), "its first line is empty"),
+            ("r.tsv.gz", gzip.compress(b"", mtime=0), "its first line is empty"),
             ("r.parquet", b"", "is empty"),
             ("r.tsv", b"customer_id\tproduct_id\tstar_rating\n", "a header but no rows"),
             ("r.tsv", b"1\t2\t3\n4\t5\t6\n", "has no header: its first line is 1, 2, 3"),
@@ -237,7 +237,7 @@ class TestUnusableFiles:
             ("r.tsv", b"user\titem\trating\n", "no column customer_id or product_id or star_rating"),
             ("r.tsv", b"customer_id\tproduct_id\tstar_rating\tstar_rating\n", "has 2 columns star_rating"),
             ("r.tsv.gz", b"customer_id\tproduct_id\tstar_rating\n", "named .gz but is not a gzip file"),
-            ("r.tsv", gzip.compress(b"customer_id\tproduct_id\tstar_rating\n"), "is a gzip file"),
+            ("r.tsv", gzip.compress(b"customer_id\tproduct_id\tstar_rating\n", mtime=0), "is a gzip file"),
             ("r.tsv", "customer_id\tproduct_id".encode("utf-16"), "is not UTF-8 text"),
             ("r.csv", b"PK\x03\x04\x00\x00", "is not UTF-8 text"),
             ("r.parquet", b"customer_id\n1\n", "is not a Parquet file"),
