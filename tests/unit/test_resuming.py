@@ -404,7 +404,7 @@ def kernels_of(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.timeout(120 + 30 * KILLS)
 def test_a_run_that_was_killed_at_any_point_is_resumed(chain, folder):
-    """REELBOOK_KILLS says how often; 100 were tried."""
+    """REELBOOK_KILLS says how often."""
     chance = random.Random(0)
     for number in range(KILLS):
         for name in ("one", "two", "three"):
