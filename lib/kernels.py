@@ -8,7 +8,6 @@ names behind.  ``KernelPool`` owns every kernel it starts and ends them all.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import shutil
@@ -24,6 +23,7 @@ from queue import Empty
 from types import TracebackType
 from typing import Any
 
+from lib.forks import SDK, SUPPORTED, ForkServer
 from lib.progress import HEADLESS
 from lib.records import ROOT
 from lib.scraps import import_quickly
@@ -110,15 +110,19 @@ class KernelPool:
     ----------
     folder : Path
         The working directory of the kernels: the notebooks' folder.
+    fork : bool
+        Fork kernels from one process that has done the heavy imports, where the system allows it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fork: bool = SUPPORTED) -> None:
         # Here and not in the threads, where papermill's imports would meet these half-way.
         import_quickly("jupyter_client.manager")
         import_quickly("jupyter_client.blocking.client")
         import_quickly("lib.kernel_clients")
         self._folder = folder
         self._sockets = Path(tempfile.mkdtemp(prefix="reelbook-", dir=_short_temporary_folder()))
+        self._fork = fork
+        self._forks: ForkServer | None = None
         self._orders: dict[str, _Order] = {}
         self._started: list[Kernel] = []
         self._lock = threading.Lock()
@@ -150,6 +154,8 @@ class KernelPool:
             Whether the SageMaker SDK is to be imported as well.
         """
         if stage not in self._orders and not self._closing:
+            if self._fork and self._forks is None:
+                self._forks = ForkServer(self._sockets / "forks.log", _environment())
             order = self._orders[stage] = _Order(kernel_name, imports, submits)
             self._starter.submit(self._fulfil, order)
 
@@ -178,6 +184,8 @@ class KernelPool:
             self._closing = True
             for kernel in self._started:
                 kernel.kill()
+        if self._forks is not None:
+            self._forks.close()
         self._starter.submit(close_event_loop)
         self._starter.shutdown(wait=True)
         self._ender.submit(self._shut_down_all)
@@ -195,6 +203,8 @@ class KernelPool:
             order.future.set_exception(error)
 
     def _start(self, order: _Order) -> Kernel:
+        if self._forks is not None and order.submits:
+            self._forks.preload(SDK)
         kernel = self._launch(order.kernel_name)
         self._warm_up(kernel, order, order.imports)
         if kernel.death() and order.imports and not self._closing:
@@ -206,8 +216,11 @@ class KernelPool:
     def _launch(self, kernel_name: str) -> Kernel:
         """Start a kernel's process."""
         number = len(self._started) + 1
+        from lib.kernel_clients import RememberingManager
+
         kernel = Kernel(
-            _manager_class()(
+            RememberingManager(
+                forks=self._forks,
                 kernel_name=kernel_name,
                 transport="ipc" if os.name == "posix" else "tcp",
                 connection_file=str(self._sockets / f"{number}.json"),
@@ -268,27 +281,6 @@ def close_event_loop() -> None:
     if tasks:
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.close()
-
-
-@functools.cache
-def _manager_class() -> type[Any]:
-    """Return a KernelManager whose clients are asynchronous and are remembered."""
-    from jupyter_client.manager import KernelManager
-
-    class RememberingManager(KernelManager):
-        # papermill awaits the client's answers: only an asynchronous one lets it notice a dead kernel,
-        # and of a manager that is handed over it does not close the client.
-        client_class = "lib.kernel_clients.ReadyClient"
-
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**options)
-            self.clients: list[Any] = []
-
-        def client(self, **options: Any) -> Any:
-            self.clients.append(super().client(**options))
-            return self.clients[-1]
-
-    return RememberingManager
 
 
 def _shut_down(kernel: Kernel, at_once: bool) -> None:
