@@ -99,6 +99,7 @@ def run(arguments, workflow):
         retries=options.retries,
         cell_seconds=options.cell_seconds,
         stage_seconds=options.stage_seconds,
+        log_output=options.log_output,
     )
     try:
         record = runner.run(planned, chosen)
@@ -228,6 +229,7 @@ def run_parser(name=""):
         default=2,
         help="how many kernels to start ahead (default: 2)",
     )
+    add("--log-output", action="store_true", help="print what the cells print, too, as it comes")
     return parser
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from lib.job_control import client, find, stem, wait_until_ended
-from lib.jobs import RUN_TAG
+from lib.job_requests import RUN_TAG
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from lib import job_control, jobs, recordio, settings
+from lib import job_control, job_requests, jobs, recordio, settings
 from lib.aws import Account
 from lib.errors import JobFailed, ModelError
 from lib.progress import bar as bar_of
@@ -73,7 +73,7 @@ def deploy(
     from sagemaker.core.shapes import ProductionVariant
 
     resources = settings.validate(settings.EndpointResources, endpoint, "endpoint")
-    tags = jobs.tags(account, run_id, "deploy")
+    tags = job_requests.tags(account, run_id, "deploy")
     model = jobs.create_model(account, run_id, "deploy", model_uri=model_uri, image_uri=resources.image_uri)
     made_of = {"model": model, "resources": resources.model_dump(), "kms_key": account.kms_key}
     config = job_control.job_name(run_id, "endpoint-config", made_of, 63)
@@ -162,7 +162,7 @@ class Predictor:
         try:
             answer = self._client.invoke_endpoint(
                 EndpointName=self.endpoint_name,
-                ContentType=jobs.RECORDIO,
+                ContentType=job_requests.RECORDIO,
                 Accept="application/json",
                 Body=payload,
             )

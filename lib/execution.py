@@ -36,6 +36,8 @@ class Execution:
     saver : Saver
     cell_seconds, stage_seconds : int, optional
         How long one cell, and the whole notebook, may run.
+    log_output : bool
+        Let papermill log what the cells print.
 
     Attributes
     ----------
@@ -56,6 +58,7 @@ class Execution:
         saver: saving.Saver,
         cell_seconds: int | None = None,
         stage_seconds: int | None = None,
+        log_output: bool = False,
     ) -> None:
         self.contract = contract
         self.target = target
@@ -64,6 +67,7 @@ class Execution:
         self.kernel: Kernel | None = None
         self._order, self._kernels, self._saver = order, kernels, saver
         self._cell_seconds, self._stage_seconds = cell_seconds, stage_seconds
+        self._log_output = log_output
         self._began: float | None = None
         self._overdue: float | None = None
         self._killed = False
@@ -137,6 +141,7 @@ class Execution:
                 language="python",
                 km=kernel.manager,
                 progress_bar=False,
+                log_output=self._log_output,
                 execution_timeout=self._cell_seconds,
                 start_timeout=START_SECONDS,
             )

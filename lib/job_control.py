@@ -137,7 +137,7 @@ def stem(run_id: str) -> str:
     return run_id[:18].rstrip("-")
 
 
-def job_name(run_id: str, word: str, identity: Any, length: int) -> str:
+def job_name(run_id: str, word: str, identity: Any, length: int = 63) -> str:
     """Return ``RUN-WORD-DIGEST``, at most ``length`` characters; the digest is that of ``identity``."""
     digest = hashlib.sha256(json.dumps([run_id, identity], sort_keys=True, default=str).encode()).hexdigest()
     room = length - len(word) - 10
@@ -171,6 +171,8 @@ def find(describe: Callable[..., Any], **name: str) -> dict[str, Any] | None:
     return answer
 
 
+LONGEST_NAME = {"training": 63, "tuning": 32, "transform": 63}  # characters that SageMaker allows
+
 _JOBS: dict[str, dict[str, str]] = {
     "training": {"op": "describe_training_job", "key": "TrainingJob", "logs": TRAINING_LOGS},
     "tuning": {"op": "describe_hyper_parameter_tuning_job", "key": "HyperParameterTuningJob", "logs": ""},
@@ -182,10 +184,13 @@ def _describe(kind: str, name: str) -> dict[str, Any] | None:
     return find(getattr(client(), _JOBS[kind]["op"]), **{_JOBS[kind]["key"] + "Name": name})
 
 
-def submit(
-    kind: str, run_id: str, word: str, identity: Any, create: Callable[[str], None], *, length: int
-) -> str:
-    """Create the job, or take up the one that an earlier attempt at the same request left.
+def etags(*uris: str) -> dict[str, str]:
+    """Return the ETags of the objects under S3 URIs, by the objects' URIs."""
+    return {item.uri: item.etag for uri in uris for item in storage.list_objects(uri)}
+
+
+def choose_name(kind: str, run_id: str, word: str, identity: Any) -> tuple[str, str]:
+    """Return the name of the job for a request: of the one that an earlier attempt left, or of a new one.
 
     Parameters
     ----------
@@ -193,10 +198,38 @@ def submit(
         ``training``, ``tuning`` or ``transform``.
     identity : any JSON value
         What makes this job this job: its request and the ETags of its inputs.
+
+    Returns
+    -------
+    name : str
+    status : str
+        ``InProgress`` or ``Completed``; empty where there is no such job yet.
+
+    Raises
+    ------
+    JobFailed
+        When too many attempts have failed.
+    ConnectionFailed
+        When SageMaker does not answer.
+    """
+    for attempt in range(100):
+        name = job_name(run_id, word, [identity, attempt], LONGEST_NAME[kind])
+        found = _describe(kind, name)
+        status = str(found[_JOBS[kind]["key"] + "Status"]) if found else ""
+        if found is None or status == "InProgress" or (status == "Completed" and _output_exists(kind, found)):
+            return name, status
+    raise JobFailed(f"The {kind} job of run {run_id} failed 100 times.", job=name)
+
+
+def submit(kind: str, run_id: str, word: str, identity: Any, create: Callable[[str], None]) -> str:
+    """Create the job, or take up the one that an earlier attempt at the same request left.
+
+    Parameters
+    ----------
+    kind, run_id, word, identity
+        As of `choose_name`.
     create : callable
         Creates the job under the name it is given.
-    length : int
-        The longest name SageMaker allows for this kind.
 
     Returns
     -------
@@ -208,18 +241,13 @@ def submit(
     JobFailed
         When SageMaker refuses the request.
     """
-    for attempt in range(100):
-        name = job_name(run_id, word, [identity, attempt], length)
-        found = _describe(kind, name)
-        if found is None:
-            with refusals_explained(kind, name):
-                create(name)
-            return name
-        status = found[_JOBS[kind]["key"] + "Status"]
-        if status == "InProgress" or (status == "Completed" and _output_exists(kind, found)):
-            print(f"Took up the {kind} job {name}, which is {status}: same request, same inputs.")
-            return name
-    raise JobFailed(f"The {kind} job of run {run_id} failed 100 times.", job=name)
+    name, status = choose_name(kind, run_id, word, identity)
+    if status:
+        print(f"Took up the {kind} job {name}, which is {status}: same request, same inputs.")
+        return name
+    with refusals_explained(kind, name):
+        create(name)
+    return name
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What SageMaker is asked to do: train, tune, transform.  `lib.job_control` submits and waits.
+"""Train, tune and transform by SageMaker.  `lib.job_requests` says what is asked, `lib.job_control` submits and waits.
 
 Everything goes through the SDK's ``sagemaker.core`` resources, the same on AWS and on the local AWS.
 The SDK takes seconds to import, so it is imported inside the functions that submit; ``preload`` pays for
@@ -8,27 +8,16 @@ it ahead of time.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lib import job_control, settings, storage
+from lib import job_control, job_requests, settings, storage
 from lib.aws import Account
-from lib.errors import DataError, JobFailed, ParameterError
-from lib.fm import extensions as fm_extensions
+from lib.errors import DataError, JobFailed
 from lib.fm import hyperparameters as fm_hyperparameters
-
-RECORDIO = "application/x-recordio-protobuf"
-RUN_TAG = "reelbook:run"
-STAGE_TAG = "reelbook:stage"
-
-OBJECTIVE_METRIC = "test:rmse"  # the one that SageMaker tunes a regressor by
-
-# The most that SageMaker lets an algorithm wait that writes no checkpoints, as Factorization Machines
-_SPOT_WAIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -123,21 +112,25 @@ def train(
     """
     from sagemaker.core.resources import TrainingJob
 
-    limits = settings.validate(settings.TrainingResources, training, "training")
-    local = settings.local_hyperparameters(algorithm, extensions, target=account.target)
-    wire = _wire(account, hyperparameters, local)
-    request = {
-        "role_arn": account.role_arn,
-        "hyper_parameters": wire,
-        **_training_definition(account, limits, train_uri, test_uri, output_uri),
-    }
-    identity = {"request": request, "inputs": _etags(train_uri, test_uri)}
+    request = job_requests.training(
+        account,
+        train_uri=train_uri,
+        test_uri=test_uri,
+        output_uri=output_uri,
+        hyperparameters=hyperparameters,
+        algorithm=algorithm,
+        extensions=extensions,
+        training=training,
+    )
+    identity = {"request": request, "inputs": job_control.etags(train_uri, test_uri)}
 
     def create(name: str) -> None:
-        TrainingJob.create(training_job_name=name, tags=tags(account, run_id, "train"), **_shapes(request))
+        TrainingJob.create(
+            training_job_name=name, tags=job_requests.tags(account, run_id, "train"), **_shapes(request)
+        )
 
-    name = job_control.submit("training", run_id, "train", identity, create, length=63)
-    rounds = fm_hyperparameters.validate(wire).rounds
+    name = job_control.submit("training", run_id, "train", identity, create)
+    rounds = fm_hyperparameters.validate(request["hyper_parameters"]).rounds
     with job_control.epochs_shown(name, rounds, progress) as show:
         answer = job_control.wait("training", name, show, stop_on_interrupt=stop_on_interrupt)
     return _training_result(answer)
@@ -181,39 +174,29 @@ def tune(
     """
     from sagemaker.core.resources import HyperParameterTuningJob
 
-    resources = settings.validate(settings.TrainingResources, training, "training")
     limits = settings.validate(settings.TuningLimits, tuning, "tuning")
-    local = settings.local_hyperparameters("adam", extensions, target=account.target, tuned=ranges)
-    static = {name: value for name, value in hyperparameters.items() if name not in ranges}
-    definition = {
-        "role_arn": account.role_arn,
-        "static_hyper_parameters": _wire(account, static, local, ranges),
-        **_training_definition(account, resources, train_uri, test_uri, output_uri),
-    }
-    request = {
-        "hyper_parameter_tuning_job_config": {
-            "strategy": limits.strategy,
-            "hyper_parameter_tuning_job_objective": {
-                "type": "Minimize",
-                "metric_name": OBJECTIVE_METRIC,
-            },
-            "resource_limits": {
-                "max_number_of_training_jobs": limits.max_jobs,
-                "max_parallel_training_jobs": min(limits.max_parallel_jobs, limits.max_jobs),
-            },
-            "parameter_ranges": parameter_ranges(ranges),
-            "random_seed": seed,
-        },
-        "training_job_definition": definition,
-    }
-    identity = {"request": request, "inputs": _etags(train_uri, test_uri)}
+    request = job_requests.tuning(
+        account,
+        train_uri=train_uri,
+        test_uri=test_uri,
+        output_uri=output_uri,
+        hyperparameters=hyperparameters,
+        ranges=ranges,
+        extensions=extensions,
+        tuning=tuning,
+        training=training,
+        seed=seed,
+    )
+    identity = {"request": request, "inputs": job_control.etags(train_uri, test_uri)}
 
     def create(name: str) -> None:
         HyperParameterTuningJob.create(
-            hyper_parameter_tuning_job_name=name, tags=tags(account, run_id, "tune"), **_shapes(request)
+            hyper_parameter_tuning_job_name=name,
+            tags=job_requests.tags(account, run_id, "tune"),
+            **_shapes(request),
         )
 
-    name = job_control.submit("tuning", run_id, "tune", identity, create, length=32)
+    name = job_control.submit("tuning", run_id, "tune", identity, create)
     with job_control.jobs_shown(limits.max_jobs, progress) as show:
         answer = job_control.wait("tuning", name, show, stop_on_interrupt=stop_on_interrupt)
     best = answer.get("BestTrainingJob")
@@ -226,7 +209,7 @@ def tune(
     described = job_control.client().describe_training_job(TrainingJobName=best["TrainingJobName"])
     return TuningResult(
         name,
-        OBJECTIVE_METRIC,
+        job_requests.OBJECTIVE_METRIC,
         _tuning_jobs(name),
         _training_result(described),
         best["TunedHyperParameters"],
@@ -258,33 +241,24 @@ def transform(
 
     limits = settings.validate(settings.TransformResources, transform, "transform")
     model_name = create_model(account, run_id, "transform", model_uri=model_uri, image_uri=limits.image_uri)
-    resources = {"instance_type": limits.instance_type, "instance_count": limits.instance_count}
-    output = {"accept": "application/jsonlines", "assemble_with": "Line"}
-    if account.kms_key:
-        resources["volume_kms_key_id"] = account.kms_key
-        output["kms_key_id"] = account.kms_key
-    request: dict[str, Any] = {
-        "model_name": model_name,
-        "transform_input": {
-            "data_source": {"s3_data_source": {"s3_data_type": "S3Prefix", "s3_uri": input_uri}},
-            "content_type": RECORDIO,
-            "split_type": "RecordIO",
-            "compression_type": "None",
-        },
-        "transform_resources": resources,
-        "batch_strategy": "MultiRecord",
-        "max_payload_in_mb": limits.max_payload_mb,
-        "max_concurrent_transforms": limits.max_concurrent,
+    request, output = job_requests.transform(
+        account, model_name=model_name, input_uri=input_uri, transform=transform
+    )
+    identity = {
+        "request": request,
+        "output": [output_uri, output],
+        "inputs": job_control.etags(input_uri, model_uri),
     }
-    identity = {"request": request, "output": [output_uri, output], "inputs": _etags(input_uri, model_uri)}
 
     def create(name: str) -> None:
         to = {"transform_output": {**output, "s3_output_path": storage.join(output_uri, name)}}
         TransformJob.create(
-            transform_job_name=name, tags=tags(account, run_id, "transform"), **_shapes({**request, **to})
+            transform_job_name=name,
+            tags=job_requests.tags(account, run_id, "transform"),
+            **_shapes({**request, **to}),
         )
 
-    name = job_control.submit("transform", run_id, "transform", identity, create, length=63)
+    name = job_control.submit("transform", run_id, "transform", identity, create)
     parts = sum(not item.key.endswith("/") for item in storage.list_objects(input_uri))
     predictions_uri = storage.join(output_uri, name)
     with job_control.objects_shown(predictions_uri, parts, progress) as show:
@@ -311,19 +285,11 @@ def create_model(account: Account, run_id: str, stage: str, *, model_uri: str, i
     """
     from sagemaker.core.resources import Model
 
-    image = image_uri or _image_uri(account)
-    made_of = {"model_uri": model_uri, "image": image, "role": account.role_arn, **_vpc(account)}
-    name = job_control.job_name(run_id, "model", made_of, 63)
+    request = job_requests.model(account, model_uri=model_uri, image_uri=image_uri)
+    name = job_control.job_name(run_id, "model", request)
     if not job_control.find(job_control.client().describe_model, ModelName=name):
-        container = _shape("ContainerDefinition", {"image": image, "model_data_url": model_uri})
         with job_control.refusals_explained("model", name):
-            Model.create(
-                model_name=name,
-                execution_role_arn=account.role_arn,
-                primary_container=container,
-                tags=tags(account, run_id, stage),
-                **_shapes(_vpc(account)),
-            )
+            Model.create(model_name=name, tags=job_requests.tags(account, run_id, stage), **_shapes(request))
     return name
 
 
@@ -359,101 +325,7 @@ def read_predictions(predictions_uri: str) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def parameter_ranges(ranges: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Turn ``{name: [low, high]}`` into SageMaker's ParameterRanges.
-
-    Raises
-    ------
-    ParameterError
-        For a name FM does not tune, or a range that is none.
-    """
-    continuous: list[dict[str, Any]] = []
-    integer: list[dict[str, Any]] = []
-    for name, values in ranges.items():
-        settings.check_range(name, values)
-        scaling = "Logarithmic" if values[0] > 0 else "Linear"
-        low, high = (f"{value:.10g}" for value in values)
-        bounds = {"name": name, "min_value": low, "max_value": high, "scaling_type": scaling}
-        is_integer = fm_hyperparameters.tunable_kind(name) == "integer"
-        (integer if is_integer else continuous).append(bounds)
-    answer = {"continuous_parameter_ranges": continuous, "integer_parameter_ranges": integer}
-    return {name: found for name, found in answer.items() if found}
-
-
 # ---- what the functions above share
-
-
-def _wire(
-    account: Account, hyperparameters: dict[str, Any], local: dict[str, str], tuned: Iterable[str] = ()
-) -> dict[str, str]:
-    """Return the hyperparameters as on the wire, unless they hold a local extension and the target is AWS."""
-    wire = fm_hyperparameters.to_wire({**hyperparameters, **local}, tuned=tuned)
-    if account.target == "aws":
-        given = {name: value for name, value in wire.items() if name in fm_extensions.NAMES}
-        fm_extensions.refuse_on_aws(fm_extensions.read(given), lambda name: fm_extensions.PREFIX + name)
-    return wire
-
-
-def _image_uri(account: Account) -> str:
-    from sagemaker.core import image_uris
-
-    try:
-        return str(image_uris.retrieve("factorization-machines", region=account.region))
-    except ValueError as error:
-        raise ParameterError(
-            f"SageMaker has no Factorization Machines image for the region {account.region!r}: {error}",
-            hint="Correct `account.region`, or give `training.image_uri` and `transform.image_uri`.",
-        ) from error
-
-
-def _training_definition(
-    account: Account, limits: settings.TrainingResources, train_uri: str, test_uri: str, output_uri: str
-) -> dict[str, Any]:
-    """Return the members that CreateTrainingJob and a tuning job's TrainingJobDefinition share."""
-
-    def channel(name: str, uri: str) -> dict[str, Any]:
-        source = {"s3_data_type": "S3Prefix", "s3_uri": uri, "s3_data_distribution_type": "FullyReplicated"}
-        return {"channel_name": name, "data_source": {"s3_data_source": source}, "content_type": RECORDIO}
-
-    output = {"s3_output_path": output_uri}
-    resources: dict[str, Any] = {
-        "instance_type": limits.instance_type,
-        "instance_count": limits.instance_count,
-        "volume_size_in_gb": limits.volume_gb,
-    }
-    if account.kms_key:
-        output["kms_key_id"] = account.kms_key
-        resources["volume_kms_key_id"] = account.kms_key
-    stopping = {"max_runtime_in_seconds": limits.max_run_seconds}
-    definition: dict[str, Any] = {
-        "algorithm_specification": {
-            "training_image": limits.image_uri or _image_uri(account),
-            "training_input_mode": "File",
-        },
-        "input_data_config": [channel("train", train_uri), channel("test", test_uri)],
-        "output_data_config": output,
-        "resource_config": resources,
-        "stopping_condition": stopping,
-        **_vpc(account),
-    }
-    if limits.spot:
-        stopping["max_wait_time_in_seconds"] = limits.max_wait_seconds or max(
-            limits.max_run_seconds, _SPOT_WAIT_SECONDS
-        )
-        definition["enable_managed_spot_training"] = True
-        definition["checkpoint_config"] = {"s3_uri": storage.join(output_uri, "checkpoints")}
-    return definition
-
-
-def _vpc(account: Account) -> dict[str, Any]:
-    if not account.subnets:
-        return {}
-    return {
-        "vpc_config": {
-            "subnets": list(account.subnets),
-            "security_group_ids": list(account.security_group_ids),
-        }
-    }
 
 
 _SHAPE_OF = {
@@ -466,6 +338,7 @@ _SHAPE_OF = {
     "vpc_config": "VpcConfig",
     "hyper_parameter_tuning_job_config": "HyperParameterTuningJobConfig",
     "training_job_definition": "HyperParameterTrainingJobDefinition",
+    "primary_container": "ContainerDefinition",
     "transform_input": "TransformInput",
     "transform_output": "TransformOutput",
     "transform_resources": "TransformResources",
@@ -492,17 +365,6 @@ def _shapes(request: dict[str, Any]) -> dict[str, Any]:
         return _shape(_SHAPE_OF[name], value)
 
     return {name: convert(name, value) for name, value in request.items()}
-
-
-def tags(account: Account, run_id: str, stage: str) -> list[Any]:
-    """Return the tags of what a stage of a run makes, as the SDK's resources take them."""
-    # Plain dicts: the SDK's resources disagree on which of its two Tag classes they take.
-    pairs = {**account.tags, RUN_TAG: run_id, STAGE_TAG: stage}
-    return [{"key": key, "value": value} for key, value in pairs.items()]
-
-
-def _etags(*uris: str) -> dict[str, str]:
-    return {item.uri: item.etag for uri in uris for item in storage.list_objects(uri)}
 
 
 def _training_result(answer: dict[str, Any]) -> TrainingResult:
@@ -532,7 +394,7 @@ def _tuning_jobs(name: str) -> pd.DataFrame:
                 {
                     "training_job_name": job["TrainingJobName"],
                     **{key: _number(value) for key, value in job.get("TunedHyperParameters", {}).items()},
-                    OBJECTIVE_METRIC: objective.get("Value"),
+                    job_requests.OBJECTIVE_METRIC: objective.get("Value"),
                     "status": job["TrainingJobStatus"],
                     "seconds": (ended - began).total_seconds() if ended and began else None,
                 }

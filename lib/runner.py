@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import platform
 import shutil
 import signal
@@ -58,6 +57,8 @@ class Options:
         How long one cell, and one stage, may run; None: as long as it likes.
     progress : bool
         Show on standard error which stage runs.
+    log_output : bool
+        Print to standard error what the cells print, too, as it comes.
     """
 
     look_ahead: int = 2
@@ -66,6 +67,7 @@ class Options:
     cell_seconds: int | None = None
     stage_seconds: int | None = None
     progress: bool = True
+    log_output: bool = False
 
 
 class Interrupted(KeyboardInterrupt):
@@ -170,9 +172,7 @@ class _Run:
         self.not_before: dict[str, float] = {}  # stages that wait for another attempt
         self.expected: list[Stage] = []  # what will run as far as is known
         self.failed = ""
-        self.logger = logging.getLogger("papermill")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.CRITICAL + 1)  # what it would say is in the record
+        self.log = saving.PapermillLog(shows_output=options.log_output)
 
     def __enter__(self) -> _Run:
         threading.Thread(target=_import_ahead, name="notebook-imports", daemon=True).start()
@@ -184,7 +184,7 @@ class _Run:
         self.kernels.close()
         wait([execution.future for execution in self.executions.values()], timeout=INTERRUPT_SECONDS)
         self.progress.close()
-        self.logger.setLevel(self.level)
+        self.log.close()
 
     def run_stages(self) -> None:
         """Run the selected stages, each as soon as those that it takes from have ended."""
@@ -316,6 +316,7 @@ class _Run:
             saver=self.saver,
             cell_seconds=self.options.cell_seconds,
             stage_seconds=self.options.stage_seconds,
+            log_output=self.options.log_output,
         )
         self.executions[stage.name].start()
 

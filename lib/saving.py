@@ -7,6 +7,8 @@ a whole notebook; at most once in ``EVERY_SECONDS``, and at last by ``flush``.
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -67,6 +69,43 @@ class Saver:
     def pretty_path(self, path: str) -> str:
         """Return a path for a log line (papermill's interface)."""
         return path.removeprefix(SCHEME)
+
+
+class PapermillLog:
+    """What papermill logs: nothing, for it is in the record; or what the cells print, to standard error, redacted.
+
+    Parameters
+    ----------
+    shows_output : bool
+        Whether cells' outputs are shown.
+    """
+
+    def __init__(self, shows_output: bool) -> None:
+        self._logger = logging.getLogger("papermill")
+        self._before = (self._logger.level, self._logger.propagate)
+        self._handler = _Shown() if shows_output else None
+        self._logger.propagate = False
+        if self._handler is not None:
+            self._logger.addHandler(self._handler)
+            self._logger.setLevel(logging.INFO)
+        else:
+            self._logger.setLevel(logging.CRITICAL + 1)
+
+    def close(self) -> None:
+        """Let papermill log as before."""
+        if self._handler is not None:
+            self._logger.removeHandler(self._handler)
+        self._logger.level, self._logger.propagate = self._before
+
+
+class _Shown(logging.Handler):
+    """Prints the outputs of cells among what papermill logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.funcName == "log_output_message":
+            text = redaction.redact(record.getMessage()).rstrip("\n")
+            if text and not text.startswith(("<IPython", "<Figure")):
+                print(text, file=sys.stderr, flush=True)
 
 
 def literal(path: Path) -> str:

@@ -12,7 +12,7 @@ import boto3
 import numpy as np
 import pytest
 
-from lib import aws, cleanup, features, job_control, job_records, jobs, storage
+from lib import aws, cleanup, features, job_control, job_records, job_requests, jobs, storage
 from lib.errors import ConnectionFailed, DataError, JobFailed, ParameterError
 
 # The SDK raises SyntaxWarning and DeprecationWarning when it is first imported.
@@ -119,7 +119,7 @@ def test_all_that_a_parameter_file_says_of_training_is_sent(data):
     assert "factorization-machines" in sent["AlgorithmSpecification"]["TrainingImage"]
     tags = boto3.client("sagemaker").list_tags(ResourceArn=sent["TrainingJobArn"])["Tags"]
     assert {"Key": "team", "Value": "tests"} in tags
-    assert {"Key": jobs.RUN_TAG, "Value": "sent"} in tags
+    assert {"Key": job_requests.RUN_TAG, "Value": "sent"} in tags
 
 
 @pytest.mark.parametrize(("stops", "status"), [(True, {"Stopping", "Stopped"}), (False, {"InProgress"})])
@@ -371,7 +371,7 @@ def test_a_tuning_job_returns_all_jobs_and_the_best(account, data):
 @pytest.mark.parametrize("values", [[1, 1], [2, 1], ["a", "b"], [1], [True, False]])
 def test_a_range_that_is_none_is_refused(values):
     with pytest.raises(ParameterError, match="factors_lr"):
-        jobs.parameter_ranges({"factors_lr": values})
+        job_requests.parameter_ranges({"factors_lr": values})
 
 
 def test_a_region_without_the_algorithm_is_one_sentence(account):
@@ -404,11 +404,11 @@ def test_a_transform_job_that_lost_an_output_is_not_taken_up(account, data, trai
 
 
 def test_the_run_s_own_tag_cannot_be_overridden(data):
-    mine = aws.connect("local", tags={jobs.RUN_TAG: "another", "team": "tests"})
+    mine = aws.connect("local", tags={job_requests.RUN_TAG: "another", "team": "tests"})
     job = train(mine, data[0], "tagged")
     arn = boto3.client("sagemaker").describe_training_job(TrainingJobName=job.job_name)["TrainingJobArn"]
     tags = boto3.client("sagemaker").list_tags(ResourceArn=arn)["Tags"]
-    assert {"Key": jobs.RUN_TAG, "Value": "tagged"} in tags
+    assert {"Key": job_requests.RUN_TAG, "Value": "tagged"} in tags
 
 
 def test_cleaning_up_lists_and_removes_what_the_run_made_and_nothing_else(account, data, trained):
