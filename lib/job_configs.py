@@ -60,6 +60,68 @@ def job_config(
     return _CONFIGS[stage](account, run_id, uri, values)
 
 
+def requests(
+    run_id: str,
+    *,
+    parameters_file: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    workflow: Workflow | None = None,
+) -> dict[str, Any]:
+    """Return the requests of the jobs that follow on the preparation, for a state machine to submit.
+
+    Returns
+    -------
+    dict
+        ``tune``: which of the two it is; ``train`` or ``tuning``: its request; ``model`` and ``transform``: theirs,
+        without ModelDataUrl, for which nothing is trained yet.
+    """
+    given = dict(parameters or {})
+    stage = "04_tune" if _tunes(run_id, parameters_file, given, workflow) else "03_train"
+    request = job_config(stage, run_id, parameters_file=parameters_file, parameters=given, workflow=workflow)
+    if stage == "03_train":  # a state names the same members in every run
+        request.setdefault("EnableManagedSpotTraining", False)
+        request.pop("CheckpointConfig", None)  # the algorithm writes no checkpoints on SageMaker
+    made = planned(stage, run_id, parameters_file=parameters_file, parameters=given, workflow=workflow)
+    values = made.values(stage, made.scraps)
+    account = aws.connect(values["target"], **values["account"])
+    after = _own_values(made, "05_transform")
+    limits = settings.validate(settings.TransformResources, after["transform"], "transform")
+    model_name = f"{run_id}-model"
+    transform, output = job_requests.transform(
+        account, model_name=model_name, input_uri=made.scraps["test_uri"], transform=after["transform"]
+    )
+    uri = storage.stage_uri(values["bucket"], values["prefix"], run_id, "05_transform")
+    name = f"{run_id}-transform"
+    to = {"transform_output": {**output, "s3_output_path": storage.join(uri, name)}}
+    model = job_requests.model(account, model_uri="s3://", image_uri=limits.image_uri)
+    del model["primary_container"]["model_data_url"]
+    return {
+        "tune": stage == "04_tune",
+        "tuning" if stage == "04_tune" else "train": request,
+        "model": _named("CreateModel", model, account, run_id, "transform", model_name=model_name),
+        "transform": _named(
+            "CreateTransformJob",
+            {**transform, **to},
+            account,
+            run_id,
+            "transform",
+            transform_job_name=name,
+        ),
+    }
+
+
+def _tunes(
+    run_id: str, parameters_file: str | Path | None, given: Mapping[str, Any], workflow: Workflow | None
+) -> bool:
+    made = planned("02_prepare", run_id, parameters_file=parameters_file, parameters=given, workflow=workflow)
+    return bool(made.given["tune"].value) if "tune" in made.given else False
+
+
+def _own_values(made: Plan, stage: str) -> dict[str, Any]:
+    """Return a stage's parameters, but for those that other stages publish."""
+    return {name: made.own_value(one) for name, one in made.contracts[stage].parameters.items()}
+
+
 def planned(
     stage: str,
     run_id: str,

@@ -22,6 +22,7 @@ from lib.local.jobs import TrainingJobs
 from lib.local.logs import Logs
 from lib.local.metrics import Metrics
 from lib.local.objects import Objects
+from lib.local.processing_jobs import ProcessingJobs
 from lib.local.protocol import AwsError
 from lib.local.quotas import Quotas
 from lib.local.quotas import from_environment as quotas_from_environment
@@ -31,6 +32,7 @@ from lib.local.store import (
     ENDPOINT,
     ENDPOINT_CONFIG,
     MODEL,
+    PROCESSING_JOB,
     TRAINING_JOB,
     TRANSFORM_JOB,
     TUNING_JOB,
@@ -64,6 +66,7 @@ _LISTINGS = {
     "ListTrainingJobs": _Listing(TRAINING_JOB, "TrainingJobSummaries", "CreationTime", False),
     "ListTransformJobs": _Listing(TRANSFORM_JOB, "TransformJobSummaries", "CreationTime", True),
     "ListHyperParameterTuningJobs": _Listing(TUNING_JOB, "HyperParameterTuningJobSummaries", "Name", False),
+    "ListProcessingJobs": _Listing(PROCESSING_JOB, "ProcessingJobSummaries", "CreationTime", True),
     "ListModels": _Listing(MODEL, "Models", "CreationTime", True),
     "ListEndpoints": _Listing(ENDPOINT, "Endpoints", "CreationTime", True),
     "ListEndpointConfigs": _Listing(ENDPOINT_CONFIG, "EndpointConfigs", "CreationTime", True),
@@ -119,6 +122,10 @@ class SageMaker:
         self._training = TrainingJobs(jobs_folder, self._store, objects, logs, self._queue, grace)
         self._training.reporters.append(metrics.report)
         self._transform = TransformJobs(jobs_folder, self._store, objects, logs, self._queue)
+        self._runs = JobQueue(self._queue.limit)  # of their own: they wait for jobs of the other queue
+        self._processing = ProcessingJobs(
+            Path(root), jobs_folder, self._store, objects, logs, self._runs, grace
+        )
         self._tuning = TuningJobs(self._store, self._training)
         self.endpoints = Endpoints(jobs_folder, self._store, objects, logs)
         quotas = Quotas(self._store, limits)
@@ -134,6 +141,9 @@ class SageMaker:
             "CreateTransformJob": quotas.guard("transform", self._transform.create),
             "DescribeTransformJob": self._transform.describe,
             "StopTransformJob": self._transform.stop,
+            "CreateProcessingJob": self._processing.create,
+            "DescribeProcessingJob": self._processing.describe,
+            "StopProcessingJob": self._processing.stop,
             "CreateModel": self._create_model,
             "DescribeModel": self._getter(MODEL),
             "DeleteModel": self._deleter(MODEL),
@@ -197,22 +207,26 @@ class SageMaker:
         self._training.recover()
         self._tuning.recover()
         self._transform.recover()
+        self._processing.recover()
         self.endpoints.recover()
 
     def close(self) -> None:
         """End all jobs, which become Failed, and close the state file."""
         self._queue.hold()
+        self._runs.hold()
+        self._processing.close()
         self._tuning.close()
         self._training.close()
         self._transform.close()
         self.endpoints.close()
         self._queue.join(_CLOSE_SECONDS)
+        self._runs.join(_CLOSE_SECONDS)
         self._tuning.join(_CLOSE_SECONDS)
         self._store.close()
 
     def busy(self) -> bool:
         """Whether a job runs or waits to run, or an endpoint changes."""
-        return self._queue.busy() or self._tuning.busy() or self.endpoints.busy()
+        return self._queue.busy() or self._runs.busy() or self._tuning.busy() or self.endpoints.busy()
 
     # ---- what is only kept
 

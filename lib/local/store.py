@@ -101,6 +101,16 @@ TRANSFORM_JOB = Kind(
     ),
     ("ValidationException", "Could not find requested job with name: {name}"),
 )
+PROCESSING_JOB = Kind(
+    "ProcessingJob",
+    "processing-job",
+    (
+        "ResourceInUse",
+        "Job name must be unique within an AWS account and region, "
+        "and a job with this name already exists ({arn})",
+    ),
+    ("ValidationException", "Could not find requested job with name: {name}"),
+)
 MODEL = Kind(
     "Model",
     "model",
@@ -121,7 +131,7 @@ ENDPOINT = Kind(
 )
 
 
-KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT)
+KINDS = (TRAINING_JOB, TUNING_JOB, TRANSFORM_JOB, PROCESSING_JOB, MODEL, ENDPOINT_CONFIG, ENDPOINT)
 
 
 @dataclass(frozen=True)
