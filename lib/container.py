@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, what in (("train", "train a model"), ("serve", "answer requests")):
         command = commands.add_parser(name, help=f"{what} by SageMaker's container contract")
         command.add_argument("--root", type=Path, default=Path("/opt/ml"), help="default: /opt/ml")
+    # SageMaker asks from outside the container, where nothing else can reach it
+    command.add_argument("--host", default="0.0.0.0", help="address to listen on (default: 0.0.0.0)")
+    command.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
     run = commands.add_parser("run", help="run stages of a run", description="Run stages of a run.")
     run.add_argument("--root", type=Path, default=Path("/opt/ml"), help="default: /opt/ml")
     run.add_argument("--run-id", required=True, metavar="ID", help="the run")
@@ -59,9 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "serve":
         from lib.fm import serve
 
-        return serve.main(
-            options.root, host="0.0.0.0", port=8080
-        )  # SageMaker asks from outside the container
+        return serve.main(options.root, options.host, options.port)
     return _run(options)
 
 
