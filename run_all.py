@@ -3,11 +3,13 @@
     run_all.py                            run everything with parameters/local.yaml
     run_all.py -f FILE -p NAME VALUE      with other parameters
     run_all.py plan                       what would run, and why
+    run_all.py check -f FILE              whether account, role, bucket, image and quotas are there; the cost at most
     run_all.py --resume RUN               go on with a run; what is up to date is not run again
     run_all.py runs                       list the runs
     run_all.py diff A B                   compare two runs
     run_all.py watch                      look at the run that is going on
     run_all.py report RUN                 write a run's page anew
+    run_all.py logs RUN                   the logs of all jobs of a run
     run_all.py local start|status|env|stop|reset
     run_all.py lab
 
@@ -55,10 +57,12 @@ def main(arguments=None, workflow=None):
     try:
         if name in commands:
             return commands[name](arguments[1:])
-        if name in ("runs", "diff", "watch", "report"):
+        if name in ("runs", "diff", "watch", "report", "logs"):
             return look(arguments, workflow)
         if name == "plan":
             return plan(arguments[1:], workflow)
+        if name == "check":
+            return check(arguments[1:], workflow)
         return run(arguments[1:] if name == "run" else arguments, workflow)
     except ReelbookError as error:
         print("run_all.py: error: " + str(error), file=sys.stderr)
@@ -106,12 +110,28 @@ def run(arguments, workflow):
     except runner.Interrupted as stop:
         record = stop.run
         status = 128 + stop.signal_number
+    if options.notify and record.status != "completed":
+        from lib import notices
+
+        where = {name: setting.value for name, setting in planned.given.items()}
+        notices.tell_failure(record, options.notify, where.get("target", "local"), where.get("account", {}))
     return show(record, status, planned)
 
 
 def plan(arguments, workflow):
     """Print what would run and why; the options are those of ``run``."""
     return show_plan(run_parser("plan").parse_args(arguments), arguments, workflow)
+
+
+def check(arguments, workflow):
+    """Look at what the jobs of a run need, and print it; the options are those of ``run``."""
+    options = run_parser("check").parse_args(arguments)
+    planned = planned_from(options, arguments, workflow)
+    from lib import console, preflight
+
+    findings = preflight.check(planned)
+    print(console.findings_text(findings))
+    return FAILED if any(finding.verdict == preflight.WRONG for finding in findings) else 0
 
 
 def show_plan(options, arguments, workflow):
@@ -166,7 +186,7 @@ def run_parser(name=""):
     parser = argparse.ArgumentParser(
         prog="run_all.py" + (" " + name if name else ""),
         description="Run the workflow, one notebook a stage, into outputs/RUN/. A stage that is up to date is reused.",
-        epilog="Other commands: plan, runs, diff, watch, report, lab, and local start|status|env|stop|reset.",
+        epilog="Other commands: plan, check, runs, diff, watch, report, logs, lab, local start|status|env|stop|reset.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -229,6 +249,7 @@ def run_parser(name=""):
         default=2,
         help="how many kernels to start ahead (default: 2)",
     )
+    add("--notify", metavar="ARN", help="an SNS topic that is told when the run fails")
     add("--log-output", action="store_true", help="print what the cells print, too, as it comes")
     return parser
 
@@ -250,7 +271,7 @@ def positive(text):
 
 
 def look(arguments, workflow):
-    """Look at runs: runs, diff, watch or report."""
+    """Look at runs: runs, diff, watch, report or logs."""
     from lib import commands
 
     return commands.main(arguments[0], arguments[1:], workflow)

@@ -1,4 +1,4 @@
-"""The commands that look at runs: ``runs``, ``diff``, ``watch`` and ``report``."""
+"""The commands that look at runs: ``runs``, ``diff``, ``watch``, ``report`` and ``logs``."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def watch(arguments: Sequence[str], workflow: Workflow) -> int:
     return 0 if status == "completed" else 1
 
 
+def logs(arguments: Sequence[str], workflow: Workflow) -> int:
+    """Print the logs of all jobs of a run, from where it ran."""
+    parser = _parser("logs", "Print the logs of all jobs of a run, in one place.")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run (default: the last one)")
+    parser.add_argument("--stage", metavar="STAGE", help="of this stage only")
+    options = parser.parse_args(arguments)
+    run = _one(workflow.outputs, options.run)
+    from lib import aws, job_control, job_records
+
+    found = False
+    for stage in run.stages:
+        if options.stage not in (None, stage.name):
+            continue
+        names = job_records.named_in(stage.scraps)
+        if not names:
+            continue
+        aws.connect(
+            stage.parameters.get("target", run.target or "local"), **stage.parameters.get("account", {})
+        )
+        for kind, name in job_records.logged(names):
+            found = True
+            print(f"== {stage.name}, {kind} job {name}")
+            for line in job_control.LogTail(job_control.LOG_GROUPS[kind], name).new_lines():
+                print(line)
+    if not found:
+        print(f"The run {run.run_id} has no job with a log.")
+    return 0
+
+
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"run_all.py {name}", description=description, allow_abbrev=False)
 
@@ -117,7 +146,7 @@ def _two(outputs: Path, before: str | None, after: str | None) -> tuple[RunRecor
     return last[1], last[0]
 
 
-COMMANDS = {"runs": runs, "diff": diff, "watch": watch, "report": report}
+COMMANDS = {"runs": runs, "diff": diff, "watch": watch, "report": report, "logs": logs}
 
 
 def main(name: str, arguments: Sequence[str], workflow: Workflow | None = None) -> int:

@@ -13,6 +13,7 @@ from lib import history, records
 from lib.comparison import Change, Comparison, Metric
 from lib.forecast import OPEN, RUNS, Verdict
 from lib.plan import Plan
+from lib.preflight import Finding
 from lib.records import RunRecord, StageRecord, shown
 
 EXCERPT_LINES = 9
@@ -46,6 +47,11 @@ def plan_text(plan: Plan, verdicts: Mapping[str, Verdict]) -> str:
         lines += _columns(rows)
         lines.append(f"  gives {', '.join(contract.publishes)}")
     return "\n".join(lines)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Return a table of what was looked at before a run."""
+    return "\n".join(_columns([(one.what, one.verdict, one.seen) for one in findings]))
 
 
 def summary(run: RunRecord) -> str:

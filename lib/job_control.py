@@ -22,6 +22,7 @@ from lib.errors import ConnectionFailed, DataError, JobFailed, ServiceUnavailabl
 
 TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
+LOG_GROUPS = {"training": TRAINING_LOGS, "transform": TRANSFORM_LOGS}
 _FINISHED = ("Completed", "Failed", "Stopped")
 _EPOCH_LINE = re.compile(r"#quality_metric: host=\S+, epoch=(\d+), train (\w+) <\w+>=(\S+)")
 _LOCAL_LINE = re.compile(r"#local_metric: host=\S+, epoch=(\d+), test (\w+) <\w+>=(\S+)")

@@ -83,6 +83,15 @@ def bill(prices: Mapping[str, float], **names: str) -> pd.DataFrame:
     return table.set_index("job") if len(table) else table
 
 
+def logged(names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the kinds and names of the jobs that have logs: of a tuning job, those that it has started."""
+    found = [(kind, name) for kind, name in names.items() if kind in ("training", "transform")]
+    if "tuning" in names:
+        found = [pair for pair in found if pair[0] != "training"]
+        found += [("training", name) for name in sorted(_trained_by(names["tuning"]))]
+    return found
+
+
 def _training(name: str) -> dict[str, Any] | None:
     answer = find(client().describe_training_job, TrainingJobName=name)
     if answer is None:

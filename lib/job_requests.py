@@ -141,7 +141,7 @@ def transform(
 
 def model(account: Account, *, model_uri: str, image_uri: str = "") -> dict[str, Any]:
     """Return the request of a model, but for its name and tags; the parameters are those of `lib.jobs.create_model`."""
-    container = {"image": image_uri or _image_uri(account), "model_data_url": model_uri}
+    container = {"image": image_uri or builtin_image_uri(account), "model_data_url": model_uri}
     return {"execution_role_arn": account.role_arn, "primary_container": container, **vpc(account)}
 
 
@@ -257,7 +257,7 @@ def _training_definition(
     stopping = {"max_runtime_in_seconds": limits.max_run_seconds}
     definition: dict[str, Any] = {
         "algorithm_specification": {
-            "training_image": limits.image_uri or _image_uri(account),
+            "training_image": limits.image_uri or builtin_image_uri(account),
             "training_input_mode": "File",
         },
         "input_data_config": [channel("train", train_uri), channel("test", test_uri)],
@@ -275,7 +275,7 @@ def _training_definition(
     return definition
 
 
-def _image_uri(account: Account) -> str:
+def builtin_image_uri(account: Account) -> str:
     """Return the URI of SageMaker's own image of the algorithm in the account's region.
 
     Raises
