@@ -29,6 +29,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ PARTS = ("train", "validate", "test")
 ENGINES = ("duckdb", "spark")
 """What may work out the rules."""
 
-SQL = Path(__file__).with_suffix(".sql")
+SQL = files("lib") / "ratings.sql"
 """The rules."""
 
 _EXAMPLES_A_CAUSE = 3
@@ -105,7 +106,7 @@ def read(
                 f"{name} cannot be a further column: the tables have one of that name anyway."
             )
     if engine not in ENGINES:
-        guess = did_you_mean(str(engine), ENGINES) or f"there are {' and '.join(ENGINES)}."
+        guess = did_you_mean(str(engine), list(ENGINES)) or f"there are {' and '.join(ENGINES)}."
         raise ParameterError(f"There is no engine {engine!r}.", hint=guess[:1].upper() + guess[1:])
     if engine == "spark":
         return _read_by_spark(path, further, memory_limit, threads, temp_directory)
@@ -484,9 +485,9 @@ class Parts:
         workspace = self.kept.reviews._workspace
         queries = self.queries()
         paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
-        with workspace.working(f"writing to {folder}"), ExitStack() as files:
+        with workspace.working(f"writing to {folder}"), ExitStack() as stack:
             for name, query in queries.items():
-                workspace.write(query, files.enter_context(atomically(paths[name])))
+                workspace.write(query, stack.enter_context(atomically(paths[name])))
         return paths
 
     def queries(self) -> dict[str, str]:

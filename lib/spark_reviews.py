@@ -12,6 +12,7 @@ Of several files the order is that of their names; a line equal to the header is
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -30,6 +31,15 @@ LONGEST_LINE = 2_000_000
 
 _FILE_SHIFT = 1 << 40  # bytes: places in a file are below it
 _ROW_MASK = (1 << 33) - 1  # of monotonically_increasing_id: the row's number in its partition
+_NANOSECONDS = """
+    CASE
+        WHEN pmod({0}, 1000) = 0 THEN CAST(timestamp_micros({0} DIV 1000) AS STRING)
+        ELSE concat(
+            CAST(timestamp_seconds(({0} - pmod({0}, 1000000000)) DIV 1000000000) AS STRING), '.',
+            rtrim('0', lpad(CAST(pmod({0}, 1000000000) AS STRING), 9, '0'))
+        )
+    END
+"""
 _TEXT = (*REQUIRED, *OPTIONAL, "further")
 
 
@@ -69,6 +79,7 @@ def load(workspace: SparkWorkspace, path: str | Path, further: Sequence[str]) ->
         with review_files.verified(place):
             plain = workspace.folder / f"reviews{_format(str(place))}"  # Spark expands * and [ in names
             plain.symlink_to(place.resolve())
+            workspace.expect(place.stat().st_size * (4 if plain.name.endswith((".gz", ".parquet")) else 1))
             workspace.store("file_rows", _rows(workspace, [plain.as_uri()], columns, further))
     spark = workspace.spark
     spark.sql(f"SELECT {', '.join(_TEXT)}, line FROM file_rows WHERE cause IS NULL").createOrReplaceTempView(
@@ -114,7 +125,8 @@ def _of_lines(workspace: SparkWorkspace, files: list[str], columns: list[str], f
     bad_text = "encode(text, 'UTF-8') <> CAST(text AS BINARY)"
     header = "line = 0" if len(files) == 1 else "block = 0 AND text = header"
     header_text = workspace.spark.createDataFrame([("\t".join(columns),)], "header string")
-    content = f"CASE WHEN {bad_text} THEN translate(decode(encode(text, 'UTF-8'), 'UTF-8'), '\ufffd', '?') ELSE text END"
+    shown = "translate(decode(encode(text, 'UTF-8'), 'UTF-8'), '\ufffd', '?')"
+    content = f"CASE WHEN {bad_text} THEN {shown} ELSE text END"
     return (
         places.crossJoin(header_text.hint("broadcast"))
         .where(f"text <> '' AND NOT ({header})")
@@ -145,10 +157,14 @@ def _guarded(selected: str) -> str:
 
 def _line_places(workspace: SparkWorkspace, lines: Any, files: list[str]) -> Any:
     """Add ``line``: its number from 0 in one file, and something that rises as it does in several."""
+    from pyspark.sql import functions
+
     spark = workspace.spark
     if len(files) > 1:
-        order = spark.createDataFrame(list(enumerate(files)), "place bigint, file string")
-        named = lines.join(order.hint("broadcast"), "file")
+        order = _order(workspace, files)
+        named = lines.withColumnRenamed("file", "found").join(
+            order, [order["file"] == functions.col("found")]
+        )
         return named.selectExpr("text", "block", f"place * {_FILE_SHIFT} + block + number AS line")
     if _format(files[0]).endswith(".gz"):  # one piece
         return lines.selectExpr("text", "block", "number AS line")
@@ -171,7 +187,7 @@ def _of_parquet(
 
     spark = workspace.spark
     frame = spark.read.parquet(*files)
-    types = dict(frame.dtypes)
+    types = dict(frame.dtypes) | dict.fromkeys(_nanoseconds(files[0]), "nanoseconds")
     plain, texts = {}, {}
     as_text = functions.udf(_float_text, "string")
     for name in columns:
@@ -180,6 +196,8 @@ def _of_parquet(
         texts[name] = plain[name]
         if types[name] == "timestamp":
             texts[name] = plain[name] = f"concat(CAST({quoted} AS STRING), '+00')"
+        if types[name] == "nanoseconds":
+            texts[name] = plain[name] = _NANOSECONDS.format(quoted)
         is_text = name in further or name in ("customer_id", "product_id", "product_title")
         if types[name] in ("float", "double") and is_text:
             single = types[name] == "float"
@@ -188,19 +206,43 @@ def _of_parquet(
             texts[name] = workspace.quoted(made)
             if name in ("customer_id", "product_id", "product_title"):
                 plain[name] = texts[name]
-    order = spark.createDataFrame(list(enumerate(files)), "file_place bigint, file_name string")
+    order = _order(workspace, files)
     return (
-        frame.withColumn("file_name", functions.expr("_metadata.file_path"))
-        .withColumn("row_place", functions.expr("_metadata.row_index"))
-        .join(order.hint("broadcast"), "file_name")
+        frame.withColumn("found in file", functions.expr("_metadata.file_path"))
+        .withColumn("found at row", functions.expr("_metadata.row_index"))
+        .join(order, order["file"] == functions.col("found in file"))
         .selectExpr(
-            f"file_place * {_FILE_SHIFT} + row_place AS line",
+            f"place * {_FILE_SHIFT} + `found at row` AS line",
             "CAST(NULL AS BIGINT) AS file_line",
             *_selected(plain, further, texts),
             "CAST(NULL AS STRING) AS cause",
             "CAST(NULL AS STRING) AS content",
         )
     )
+
+
+def _order(workspace: SparkWorkspace, files: list[str]) -> Any:
+    """Return each file's place; Spark may spell the name of one that it has read in another way."""
+    import urllib.parse
+
+    spellings = {}
+    for place, file in enumerate(files):
+        for name in (file, urllib.parse.unquote(file)):
+            spellings[name] = spellings[name.replace("file:///", "file:/", 1)] = place
+    rows = [(place, name) for name, place in spellings.items()]
+    return workspace.spark.createDataFrame(rows, "place bigint, file string").hint("broadcast")
+
+
+def _nanoseconds(file: str) -> list[str]:
+    """Return which columns of a local Parquet file are timestamps in nanoseconds, which Spark reads as numbers."""
+    if not file.startswith("file://"):
+        return []
+    import urllib.parse
+
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(urllib.parse.unquote(file.removeprefix("file://")))
+    return [field.name for field in schema if str(field.type) == "timestamp[ns]"]
 
 
 def _float_text(value: float | None, single: bool) -> str | None:
@@ -216,19 +258,13 @@ def _of_quoted(
 ) -> Any:
     """Read each CSV file by DuckDB in a task of its own."""
     spark = workspace.spark
-    order = list(enumerate(files))
     if files[0].startswith("file:"):
-        whole = spark.createDataFrame(order, "place bigint, file string").selectExpr(
-            "place", "file", "CAST(NULL AS BINARY) AS content"
-        )
+        places = spark.createDataFrame(list(enumerate(files)), "place bigint, file string")
+        whole = places.selectExpr("place", "file", "CAST(NULL AS BINARY) AS content")
     else:
-        named = spark.createDataFrame(order, "place bigint, path string").hint("broadcast")
-        whole = (
-            spark.read.format("binaryFile")
-            .load(files)
-            .join(named, "path")
-            .selectExpr("place", "path AS file", "content")
-        )
+        order = _order(workspace, files)
+        found = spark.read.format("binaryFile").load(files)
+        whole = found.join(order, order["file"] == found["path"]).select("place", "file", "content")
     text = ", ".join(f"{name} string" for name in _TEXT)
     task = partial(_quoted_rows, columns=list(columns), further=list(further))
     spread = whole.repartition(len(files)) if len(files) > 1 else whole
@@ -240,7 +276,11 @@ def _quoted_rows(batches: Iterator[Any], columns: list[str], further: list[str])
     import urllib.parse
 
     import duckdb
+    import pyarrow as pa
 
+    kinds = [pa.int64(), pa.int64(), *[pa.string()] * (len(_TEXT) + 2)]
+    names = ["line", "file_line", *_TEXT, "cause", "content"]
+    schema = pa.schema(list(zip(names, kinds, strict=True)))
     for batch in batches:
         for place, file, content in zip(*(batch.column(n).to_pylist() for n in range(3)), strict=True):
             with tempfile.TemporaryDirectory(prefix="reelbook-csv-") as name, duckdb.connect() as connection:
@@ -260,8 +300,8 @@ def _quoted_rows(batches: Iterator[Any], columns: list[str], further: list[str])
                     FROM broken
                     """
                 )
-                reader = getattr(rows, "to_arrow_reader", None) or rows.fetch_record_batch
-                yield from reader(100_000)
+                for found in rows.to_arrow_reader(100_000):
+                    yield found.cast(schema)
 
 
 # Where there are many
@@ -297,8 +337,7 @@ def _files(workspace: SparkWorkspace, uri: str) -> list[str]:
         raise DataError(
             f"The files at {uri} are of different formats: {' and '.join(kinds)}.", hint="Give those of one."
         )
-    # Spark names local files file:///, Hadoop file:/
-    return [name.replace("file:/", "file:///", 1) if name.startswith("file:/") else name for name, _ in files]
+    return [re.sub("^file:/+", "file:///", name) for name, _ in files]
 
 
 def _columns(workspace: SparkWorkspace, files: list[str], further: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ _SQL_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
 }
 _LOCAL_SETTINGS = {
     "spark.app.name": "reelbook",
@@ -44,12 +46,11 @@ _LOCAL_SETTINGS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.log.level": "ERROR",
-    "spark.sql.shuffle.partitions": "32",
-    "spark.driver.extraJavaOptions": "-Xss4m",
+    "spark.log.level": "OFF",
 }
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{letter}I": 1024**power for power, letter in enumerate("KMGT", 1)}
+_BYTES_A_PIECE = 16_000_000
 _LEAST_MEMORY = 512 * 1024**2  # Spark starts with no less
 
 _CAUSES = (
@@ -64,7 +65,7 @@ _CAUSES = (
         "Fetch or compress it again.",
     ),
     (
-        ("invalid block type", "invalid distance", "invalid code", "ZipException", "stored gzip"),
+        ("invalid block type", "invalid distance", "invalid code", "ZipException", "gzip stream"),
         "{doing} met a damaged file: it is cut off or spoilt.",
         "Fetch or compress it again.",
     ),
@@ -91,6 +92,13 @@ _CAUSES = (
 )
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # marked as missing
+        return False
+
+
 def require() -> None:
     """Make sure that Spark can be started.
 
@@ -99,7 +107,7 @@ def require() -> None:
     ParameterError
         If pyspark or Java is missing.
     """
-    if importlib.util.find_spec("pyspark") is None:
+    if sys.modules.get("pyspark") is None and not _is_installed("pyspark"):
         raise ParameterError(
             "The engine spark needs pyspark, which is not installed.",
             hint=f"Say pip install pyspark=={PYSPARK}, or take engine: duckdb.",
@@ -141,7 +149,7 @@ class SparkWorkspace(Workspace):
 
     def __init__(
         self,
-        sql: Path,
+        sql: Traversable,
         memory_limit: str = "1GB",
         threads: int | None = None,
         temp_directory: str | Path | None = None,
@@ -160,7 +168,15 @@ class SparkWorkspace(Workspace):
         for name, value in _SQL_SETTINGS.items():
             self.spark.conf.set(name, value)
         self._stored: dict[str, Any] = {}
-        self.close = weakref.finalize(self, _close, self._stored, self.folder, _hold(session))
+        own = _hold(session)
+        self._is_own = own is not None
+        self.close = weakref.finalize(self, _close, self._stored, self.folder, own)
+
+    def expect(self, size: int) -> None:
+        """Cut the work of a session of our own into pieces that suit so many bytes of text."""
+        pieces = min(400, max(2, size // _BYTES_A_PIECE))
+        if self._is_own:
+            self.spark.conf.set("spark.sql.shuffle.partitions", str(pieces))
 
     def make(self, name: str, stored: bool = True) -> None:
         """Make a view of the SQL text; stored means on disk, so that it is worked out only once."""
@@ -195,11 +211,11 @@ class SparkWorkspace(Workspace):
         with self.working("counting"):
             result = self.spark.sql(sql)
             rows = result.collect()
-        columns = {
-            field.name: pd.Series([row[place] for row in rows], dtype=None if rows else object)
-            for place, field in enumerate(result.schema.fields)
-        }
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame([tuple(row) for row in rows], columns=result.columns)
+        if not rows:
+            kinds = {"bigint": "int64", "int": "int32", "double": "float64", "float": "float32"}
+            frame = frame.astype({name: kinds.get(kind, "object") for name, kind in result.dtypes})
+        return frame
 
     def row(self, sql: str) -> tuple[Any, ...]:
         """Return the one row of a query."""

@@ -12,6 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class Workspace(ABC):
 
     Parameters
     ----------
-    sql : Path
+    sql : file
         The SQL text: statements ``CREATE OR REPLACE TEMPORARY VIEW name AS`` that end in a semicolon.
     temp_directory : str or Path, optional
         Where the temporary folder is made; by default the system's place for such.
@@ -52,7 +53,7 @@ class Workspace(ABC):
 
     close: Callable[[], Any]
 
-    def __init__(self, sql: Path, temp_directory: str | Path | None) -> None:
+    def __init__(self, sql: Traversable, temp_directory: str | Path | None) -> None:
         self.views: dict[str, str] = dict(_VIEW.findall(sql.read_text(encoding="utf-8")))
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="reelbook-sql-", dir=temp_directory or None))
@@ -133,7 +134,7 @@ class DuckDBWorkspace(Workspace):
 
     def __init__(
         self,
-        sql: Path,
+        sql: Traversable,
         memory_limit: str = "1GB",
         threads: int | None = None,
         temp_directory: str | Path | None = None,
