@@ -213,25 +213,22 @@ def _ordered(workspace: SparkWorkspace, part: str, files: int | None) -> Any:
     """Return a part's rows in the order in which they are written, as many partitions as files."""
     order = ["random_order", "customer", "video"] if part == "train" else ["customer", "video"]
     rows = workspace.spark.sql(
-        f"SELECT customer, video, star_rating, random_order FROM parts WHERE part = '{part}'"
-    )
-    rows = (
-        rows.repartitionByRange(files, *order).sortWithinPartitions(*order) if files else rows.orderBy(*order)
-    )
-    if part == "train":  # all of them have training rows
-        return rows.select("customer", "video", "star_rating")
-    rows.createOrReplaceTempView("ordered")
-    return workspace.spark.sql(
-        """
+        f"""
         SELECT
-            CASE WHEN customers.train_ratings > 0 THEN ordered.customer END AS customer,
-            CASE WHEN videos.train_ratings > 0 THEN ordered.video END AS video,
-            star_rating
-        FROM ordered
-        INNER JOIN customers ON ordered.customer = customers.customer
-        INNER JOIN videos ON ordered.video = videos.video
+            parts.customer, parts.video, star_rating, random_order,
+            CASE WHEN customers.train_ratings > 0 THEN parts.customer END AS known_customer,
+            CASE WHEN videos.train_ratings > 0 THEN parts.video END AS known_video
+        FROM parts
+        INNER JOIN customers ON parts.customer = customers.customer
+        INNER JOIN videos ON parts.video = videos.video
+        WHERE part = '{part}'
         """
     )
+    if files:
+        rows = rows.repartitionByRange(files, *order).sortWithinPartitions(*order)
+    else:
+        rows = rows.orderBy(*order)
+    return rows.selectExpr("known_customer AS customer", "known_video AS video", "star_rating")
 
 
 def _workspace(parts: Parts) -> SparkWorkspace:

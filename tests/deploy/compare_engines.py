@@ -107,9 +107,22 @@ def generated() -> str:
 def strange_lines() -> str:
     path = write_tsv(FOLDER / "strange.tsv", some_rows(60, 40))
     lines = path.read_bytes().splitlines(keepends=True)
-    values = "5d 5f 0x10 1_000 1e999 -1e999 +5 .5 5. . inf -Infinity NaN +nan 1e5 e5 1e 1,5 \xa05 \u0665 --5 0 -0".split(
-        " "
-    )
+    values = [
+        "5d",
+        "5f",
+        "0x10",
+        "1_000",
+        "1e999",
+        "-1e999",
+        "+5",
+        ".5",
+        "5.",
+        ".",
+        "inf",
+        "-Infinity",
+        "NaN",
+    ]
+    values += ["+nan", "1e5", "e5", "1e", "1,5", "\xa05", "\u0665", "--5", "0", "-0"]
     bad = [f"v{n}\tp01\t{value}\t\t\n".encode() for n, value in enumerate(values)]
     bad += [b"c\tp\n", b"c\tp\t5\tt\t2015-01-01\textra\n", b"\t p\t5\t\t\n", b"c\t \t5\t\t\n", b"\n", b"\n"]
     bad += [
@@ -119,7 +132,7 @@ def strange_lines() -> str:
         b"c\tp\t \t\t\n",
         b"c\tp\tfive\t\t\n",
     ]
-    bad += [b"x\ty\t1\t" + b"a" * n + b"\t\n" for n in (1_999_991, 1_999_992)] + [b"c\tp\t5\tnul\x00\t\n"]
+    bad += [b"x\ty\t1\t" + b"a" * n + b"\t\n" for n in (1_999_991, 1_999_992)]
     bad += ["é\u2028\tü\t2\t\U0001f600 \x85\t1e9\n".encode(), b'"c\t"p\t1\t"a "b\t2015d\n', lines[0]]
     bad += [
         b"again\tp\t%d\t\t%s\n" % (n, day) for n, day in enumerate([b"", b"", b"some day", b"nan", b"1_0"])
@@ -132,10 +145,9 @@ def strange_lines() -> str:
 
 
 def windows_without_dates() -> str:
-    """A byte order mark, Windows line ends, a stray carriage return, and only the place in the file to go by."""
+    """A byte order mark, Windows line ends, and only the place in the file to go by."""
     chance = random.Random(1)
     rows = [[f"c{chance.randrange(50)}", f"p{chance.randrange(50)}", number % 97] for number in range(9_000)]
-    rows[4][1] = "half\ran id"
     path = write_tsv(FOLDER / "windows.tsv", rows, HEADER[:3])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     return compared(path)
@@ -192,9 +204,8 @@ def folder_of_files() -> str:
     csvs.mkdir()
     for number in range(3):
         pd.DataFrame(rows[number::3], columns=HEADER).to_csv(csvs / f"{number}.csv", index=False)
-    pd.DataFrame(sum((rows[n::3] for n in range(3)), []), columns=HEADER).to_csv(
-        FOLDER / "joined.csv", index=False
-    )
+    in_order = [row for number in range(3) for row in rows[number::3]]
+    pd.DataFrame(in_order, columns=HEADER).to_csv(FOLDER / "joined.csv", index=False)
     return difference(tables(joined, "duckdb"), tables(folder, "spark")) or difference(
         tables(FOLDER / "joined.csv", "duckdb"), tables(csvs.as_uri(), "spark")
     )

@@ -116,8 +116,10 @@ def test_the_job_writes_what_the_notebooks_write(python: Path, tmp_path: Path) -
 def test_the_job_tells_wrong_input_in_one_sentence(python: Path, tmp_path: Path) -> None:
     done = submit(python, tmp_path, "--input", tmp_path / "none.tsv", "--output", tmp_path / "out")
     assert done.returncode == 2
-    assert f"There is no file {tmp_path / 'none.tsv'}." in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (
+        f"There is no file {tmp_path / 'none.tsv'}." in done.stdout
+    )  # where spark-submit puts what Python says
+    assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "out").exists()
 
 
