@@ -224,11 +224,10 @@ def _ordered(workspace: SparkWorkspace, part: str, files: int | None) -> Any:
         WHERE part = '{part}'
         """
     )
-    if files:
-        rows = rows.repartitionByRange(files, *order).sortWithinPartitions(*order)
-    else:
-        rows = rows.orderBy(*order)
-    return rows.selectExpr("known_customer AS customer", "known_video AS video", "star_rating")
+    cut = (
+        rows.repartitionByRange(files, *order).sortWithinPartitions(*order) if files else rows.orderBy(*order)
+    )
+    return cut.selectExpr("known_customer AS customer", "known_video AS video", "star_rating")
 
 
 def _workspace(parts: Parts) -> SparkWorkspace:

@@ -311,13 +311,13 @@ def _files(workspace: SparkWorkspace, uri: str) -> list[str]:
     """Return the URIs of the files of reviews at a place, in the order of their names."""
     spark = workspace.spark
     uri = uri if "://" in uri else Path(uri).resolve().as_uri()
-    jvm = spark.sparkContext._jvm
+    jvm: Any = spark.sparkContext._jvm
     place = jvm.org.apache.hadoop.fs.Path(uri)
     system = place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
     found = system.globStatus(jvm.org.apache.hadoop.fs.Path(uri))
     names: list[tuple[str, int]] = []
     for status in found or []:
-        inside = system.listStatus(status.getPath()) if status.isDirectory() else [status]
+        inside: Any = system.listStatus(status.getPath()) if status.isDirectory() else [status]
         names += [(item.getPath().toUri().toString(), item.getLen()) for item in inside if item.isFile()]
     files = sorted(
         (name, size)
