@@ -291,7 +291,7 @@ def _quoted_rows(batches: Iterator[Any], columns: list[str], further: list[str])
                     path.write_bytes(content)
                 review_files.load(connection, path, columns, folder, further)
                 known = f"{place * _FILE_SHIFT} + raw.line"
-                rows = connection.execute(
+                rows: Any = connection.execute(
                     f"""
                     SELECT {known} AS line, NULL::BIGINT AS file_line, {", ".join(_TEXT)},
                         NULL::VARCHAR AS cause, NULL::VARCHAR AS content FROM raw
