@@ -43,6 +43,8 @@ def compiled(*, inlines: Sequence[ModuleType] = (), **options: Any) -> Any:
 def _discard_stale(dispatcher: Any, inlines: Sequence[ModuleType]) -> None:
     """Remove the indexes of kept machine code that are older than a file which is compiled into it."""
     files = [__file__, *(str(module.__file__) for module in inlines)]
+    if not all(Path(file).is_file() for file in files):
+        return  # they came in a zip, as on a Spark cluster, and do not change
     changed = max(Path(file).stat().st_mtime_ns for file in files)
     name = dispatcher.py_func.__qualname__.replace("<locals>", "*")
     module = dispatcher.py_func.__module__.rpartition(".")[2]

@@ -26,9 +26,10 @@ DuckDB within a memory limit, on a database in a temporary folder that goes when
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,16 +37,19 @@ import numpy as np
 import pandas as pd
 
 from lib import review_files
-from lib.errors import DataError, ParameterError
+from lib.errors import DataError, ParameterError, did_you_mean
 from lib.files import atomically
-from lib.sql_workspace import Workspace
+from lib.sql_workspace import DuckDBWorkspace, Workspace
 
 QUANTILES = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 1)
 """Where the long tail is looked at: mostly at its ends."""
 
 PARTS = ("train", "validate", "test")
 
-SQL = Path(__file__).with_suffix(".sql")
+ENGINES = ("duckdb", "spark")
+"""What may work out the rules."""
+
+SQL = files("lib") / "ratings.sql"
 """The rules."""
 
 _EXAMPLES_A_CAUSE = 3
@@ -61,6 +65,7 @@ _VARIETY = """
 def read(
     path: str | Path,
     *,
+    engine: str = "duckdb",
     further: Sequence[str] = (),
     memory_limit: str = "1GB",
     threads: int | None = None,
@@ -76,10 +81,13 @@ def read(
         ``review_date``; other columns are ignored.
     further : sequence of str
         Columns to carry along as text, to be features: see `Parts.further`.
+    engine : {"duckdb", "spark"}
+        What does the work; the result is the same.  Spark wants ``pyspark`` and Java, takes folders and URIs too,
+        and works in the session that is active, or in one of its own on this machine: see `lib.spark_workspace`.
     memory_limit : str
-        What DuckDB may hold in memory, such as ``"1GB"``; beyond it, it works on disk.
+        What the engine may hold in memory, such as ``"1GB"``; beyond it, it works on disk.
     threads : int, optional
-        Threads DuckDB uses; by default as many as there are cores.
+        Threads the engine uses; by default as many as there are cores.
     temp_directory : str or Path, optional
         Where the temporary folder is made; by default the system's place for such.
 
@@ -97,12 +105,45 @@ def read(
             raise ParameterError(
                 f"{name} cannot be a further column: the tables have one of that name anyway."
             )
+    if engine not in ENGINES:
+        guess = did_you_mean(str(engine), list(ENGINES)) or f"there are {' and '.join(ENGINES)}."
+        raise ParameterError(f"There is no engine {engine!r}.", hint=guess[:1].upper() + guess[1:])
+    if engine == "spark":
+        return _read_by_spark(path, further, memory_limit, threads, temp_directory)
     path, columns = review_files.check(path, further)
-    workspace = Workspace(SQL, memory_limit, threads, temp_directory)
-    try:
+    workspace = DuckDBWorkspace(SQL, memory_limit, threads, temp_directory)
+    with _closed_on_failure(workspace):
+        with workspace.working(f"reading {path}"):
+            review_files.load(workspace.connection, path, columns, workspace.folder, further)
         return Reviews(path, columns, further, workspace)
+
+
+def _read_by_spark(
+    path: str | Path,
+    further: list[str],
+    memory_limit: str,
+    threads: int | None,
+    temp_directory: str | Path | None,
+) -> Reviews:
+    from lib import spark_reviews, spark_workspace
+
+    spark_workspace.require()
+    if not spark_reviews.is_remote(path):
+        review_files.check(path, further)  # before a session is started
+    workspace = spark_workspace.SparkWorkspace(SQL, memory_limit, threads, temp_directory)
+    with _closed_on_failure(workspace):
+        with workspace.working(f"reading {path}"):
+            place, columns = spark_reviews.load(workspace, path, further)
+        return Reviews(place, columns, further, workspace)
+
+
+@contextmanager
+def _closed_on_failure(workspace: Workspace) -> Iterator[None]:
+    """Close a workspace when something fails: the error's traceback would keep its folder alive."""
+    try:
+        yield
     except BaseException:
-        workspace.close()  # the error's traceback would keep its folder alive
+        workspace.close()
         raise
 
 
@@ -113,8 +154,8 @@ class Reviews:
 
     Attributes
     ----------
-    path : Path
-        The file.
+    path : Path or str
+        The file, or the URI.
     further : list of str
         The columns that are carried along.
     rows : int
@@ -132,18 +173,19 @@ class Reviews:
         What is there after that.
     """
 
-    def __init__(self, path: Path, columns: list[str], further: list[str], workspace: Workspace) -> None:
+    def __init__(
+        self, path: str | Path, columns: list[str], further: list[str], workspace: Workspace
+    ) -> None:
         self.path = path
         self.further = further
         self._workspace = workspace
         self._kept: Kept | None = None
         with workspace.working(f"reading {path}"):
-            review_files.load(workspace.connection, path, columns, workspace.folder, further)
             workspace.make("checked", stored=False)
             self._count_rows("review_date" in columns)
             workspace.make("ratings")
             workspace.make("titles")
-            workspace.run("DROP VIEW checked; DROP VIEW raw; DROP TABLE file_rows")
+            workspace.forget_rows()
             self._variety = workspace.row(_VARIETY.format(table="ratings"))
         self.ratings, self.customers, self.videos = self._variety[:3]
         self.duplicates = self.rows - int(self.skipped["rows"].sum()) - self.ratings
@@ -159,7 +201,7 @@ class Reviews:
         )
         malformed = int(self.skipped["rows"].sum())
         well_formed, undated = workspace.row(
-            "SELECT count(*), count(*) FILTER (review_day IS NULL AND review_second IS NULL) FROM checked "
+            "SELECT count(*), count(*) FILTER (WHERE review_day IS NULL AND review_second IS NULL) FROM checked "
             "WHERE problem IS NULL"
         )
         self.undated: int = undated if dated else 0
@@ -177,23 +219,22 @@ class Reviews:
             )
 
     def _examples(self) -> pd.DataFrame:
-        known_line = "checked.line + 2 + (SELECT count(*) FROM rejected WHERE rows_before <= checked.line)"
-        is_lines = self.path.name.lower().endswith((".tsv", ".tsv.gz"))
-        fields = review_files.REQUIRED + review_files.OPTIONAL
         return self._workspace.frame(
             f"""
             WITH malformed AS (
                 SELECT line, cause, content FROM broken
                 UNION ALL
-                SELECT {known_line if is_lines else "NULL"}, problem, concat_ws(' ', {
-                ", ".join(f"'{name}=' || coalesce(file_rows.{name}, '')" for name in fields)
-            })
-                FROM checked JOIN file_rows ON file_rows.rowid = checked.line
-                WHERE problem IS NOT NULL
+                SELECT told.file_line, checked.problem, told.content
+                FROM checked JOIN told ON told.line = checked.line
+                WHERE checked.problem IS NOT NULL
             )
-            SELECT line, cause, coalesce(content, '')[:200] AS content FROM malformed
-            QUALIFY row_number() OVER (PARTITION BY cause ORDER BY line, content) <= {_EXAMPLES_A_CAUSE}
-            ORDER BY line, cause, content
+            SELECT line, cause, substr(coalesce(content, ''), 1, 200) AS content
+            FROM (
+                SELECT *, row_number() OVER (PARTITION BY cause ORDER BY line NULLS LAST, content) AS place
+                FROM malformed
+            ) AS placed
+            WHERE place <= {_EXAMPLES_A_CAUSE}
+            ORDER BY line NULLS LAST, cause, content
             """
         ).astype({"line": "Int64"})
 
@@ -271,11 +312,9 @@ class Reviews:
         _require_variety(self._variety, f"in {self.path}")
         self._kept = None
         with self._workspace.working("filtering the ratings"):
-            self._workspace.run(
-                f"""
-                CREATE OR REPLACE TABLE limits AS SELECT
-                    {min_customer_ratings} AS min_customer_ratings, {min_video_ratings} AS min_video_ratings
-                """
+            self._workspace.define(
+                "limits",
+                f"SELECT {min_customer_ratings} AS min_customer_ratings, {min_video_ratings} AS min_video_ratings",
             )
             for name in ("kept", "customer_numbers", "video_numbers"):
                 self._workspace.make(name)
@@ -345,11 +384,9 @@ class Kept:
         workspace = self.reviews._workspace
         self._parts = None
         with workspace.working("splitting the ratings"):
-            workspace.run(
-                f"""
-                CREATE OR REPLACE TABLE split AS SELECT
-                    '{int(seed)}' AS seed, '{train_below}' AS train_below, '{validate_below}' AS validate_below
-                """
+            workspace.define(
+                "split",
+                f"SELECT '{int(seed)}' AS seed, '{train_below}' AS train_below, '{validate_below}' AS validate_below",
             )
             for name in ("parts", "customers", "videos"):
                 workspace.make(name)
@@ -446,11 +483,21 @@ class Parts:
                 "A later split() has taken the place of these parts.", hint="Use what it returned."
             )
         workspace = self.kept.reviews._workspace
+        queries = self.queries()
+        paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
+        with workspace.working(f"writing to {folder}"), ExitStack() as stack:
+            for name, query in queries.items():
+                workspace.write(query, stack.enter_context(atomically(paths[name])))
+        return paths
+
+    def queries(self) -> dict[str, str]:
+        """Return the SQL of each table that `write` writes, in its order."""
+        workspace = self.kept.reviews._workspace
         own: dict[str, list[str]] = {owner: [] for owner in ("rating", "customer", "video")}
         for place, (name, owner) in enumerate(self.further["of"].items()):
             value = _further_value(place)
-            quoted = '"' + str(name).replace('"', '""') + '"'
-            own[owner].append(f"{value if owner == 'rating' else f'max({value})'} AS {quoted}")
+            selected = value if owner == "rating" else f"max({value})"
+            own[owner].append(f"{selected} AS {workspace.quoted(str(name))}")
         selected = ", ".join([_RATING_COLUMNS, *own["rating"]])
         queries = {
             part: f"SELECT {selected} FROM parts WHERE part = '{part}' "
@@ -458,21 +505,17 @@ class Parts:
             for part in PARTS
         }
         for owner in ("customer", "video"):
-            query = f"FROM {owner}s"
+            query = f"SELECT * FROM {owner}s"
             if own[owner]:
-                query += f" JOIN (SELECT {owner}, {', '.join(own[owner])} FROM parts GROUP BY {owner}) USING ({owner})"
+                values = f"SELECT {owner}, {', '.join(own[owner])} FROM parts GROUP BY {owner}"
+                query += f" JOIN ({values}) AS own USING ({owner})"
             queries[f"{owner}s"] = f"{query} ORDER BY {owner}"
-        paths = {name: Path(folder) / f"{name}.parquet" for name in queries}
-        with workspace.working(f"writing to {folder}"), ExitStack() as files:
-            for name, query in queries.items():
-                partial = str(files.enter_context(atomically(paths[name]))).replace("'", "''")
-                workspace.run(f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd)")
-        return paths
+        return queries
 
 
 def _further_value(place: int) -> str:
     """Return the SQL of a further column's value in the text that holds them all; null where it is empty."""
-    return f"nullif(trim(string_split(further, chr(31))[{place + 1}]), '')"
+    return f"nullif(trim(split_part(further, chr(31), {place + 1})), '')"
 
 
 def _require_variety(variety: tuple[Any, ...], where: str) -> None:

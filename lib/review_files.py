@@ -33,6 +33,7 @@ SEPARATOR = "\x1f"
 """Stands between the values of further columns: the unit separator of ASCII, which no text has."""
 
 _SEPARATOR = "chr(31)"
+_KNOWN_LINE = "rowid + 2 + (SELECT count(*) FROM rejected WHERE rows_before <= file_rows.rowid)"
 _GZIP_START = b"\x1f\x8b"
 _PARQUET_START = b"PAR1"
 _LONGEST_HEADER = 1_000_000  # characters
@@ -75,7 +76,7 @@ def check(path: str | Path, further: Sequence[str] = ()) -> tuple[Path, list[str
             hint=f"It must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
         )
     columns = _parquet_columns(path) if _is_parquet(path) else _text_columns(path)
-    _check_columns(path, columns, further)
+    check_columns(path, columns, further)
     return path, columns
 
 
@@ -89,8 +90,9 @@ def load(
     """Read a file into DuckDB.
 
     Makes the table ``file_rows`` (the five columns as text, null where the file has no such column, and
-    ``further``), the view ``raw`` that ``ratings.sql`` reads, and the table ``broken`` (``line``, ``cause``,
-    ``content``) of the lines that cannot be read as a row.
+    ``further``), the view ``raw`` that ``ratings.sql`` reads, the table ``broken`` (``line``, ``cause``,
+    ``content``) of the lines that cannot be read as a row, and the view ``told`` of the others (``line`` as in
+    ``raw``, ``file_line`` in the text file, null where not known, and ``content``).
 
     Parameters
     ----------
@@ -112,13 +114,30 @@ def load(
     # DuckDB expands * and [ in names: give it one without.
     plain_name = folder / ("reviews" + next(end for end in FORMATS[::-1] if path.name.lower().endswith(end)))
     plain_name.symlink_to(path.resolve())
-    with _verified(path), _readable(path):
+    with verified(path), _readable(path):
         if _is_parquet(path):
             _load_parquet(connection, plain_name, columns, further)
         elif _delimiter(path) == "\t":
             _load_lines(connection, plain_name, columns, further)
         else:
             _load_quoted(connection, plain_name, columns, further)
+    is_lines = path.name.lower().endswith((".tsv", ".tsv.gz"))
+    connection.execute(
+        f"""
+        CREATE VIEW told AS
+        SELECT
+            rowid AS line,
+            {_KNOWN_LINE if is_lines else "NULL"} AS file_line,
+            {content_of_fields()} AS content
+        FROM file_rows
+        """
+    )
+
+
+def content_of_fields() -> str:
+    """Return the SQL of how a malformed row is shown: its fields with their names."""
+    fields = ", ".join(f"concat('{name}=', coalesce({name}, ''))" for name in REQUIRED + OPTIONAL)
+    return f"concat_ws(' ', {fields})"
 
 
 def _load_lines(
@@ -143,7 +162,7 @@ def _load_lines(
         f"""
         CREATE TABLE broken AS
         SELECT
-            file_rows.rowid + 2 + (SELECT count(*) FROM rejected WHERE rows_before <= file_rows.rowid) AS line,
+            {_KNOWN_LINE} AS line,
             'wrong number of columns' AS cause,
             text AS content
         FROM file_rows WHERE fields <> {len(columns)}
@@ -224,12 +243,18 @@ def _make_raw(connection: duckdb.DuckDBPyConnection, whole: str) -> None:
     )
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.name.lower().endswith(".parquet")
+def _is_parquet(path: str | Path) -> bool:
+    return str(path).lower().endswith(".parquet")
 
 
-def _delimiter(path: Path) -> str:
-    return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
+def _delimiter(path: str | Path) -> str:
+    return "\t" if str(path).lower().endswith((".tsv", ".tsv.gz")) else ","
+
+
+def header_columns(path: str | Path, header: str) -> list[str]:
+    """Return the names in the first line of a TSV or CSV file, told apart by the file's name."""
+    header = header.rstrip("\r\n")
+    return header.split("\t") if _delimiter(path) == "\t" else next(csv.reader([header], strict=False))
 
 
 def _parquet_columns(path: Path) -> list[str]:
@@ -269,13 +294,17 @@ def _text_columns(path: Path) -> list[str]:
         raise DataError(f"{path} is not UTF-8 text.", hint="Save it as UTF-8.") from error
     if "\x00" in header:
         raise DataError(f"{path} is not UTF-8 text.", hint="Save it as UTF-8, or correct its name.")
-    header = header.rstrip("\r\n")
-    if _delimiter(path) == "\t":
-        return header.split("\t")
-    return next(csv.reader([header], strict=False))
+    return header_columns(path, header)
 
 
-def _check_columns(path: Path, columns: list[str], further: Sequence[str]) -> None:
+def check_columns(path: str | Path, columns: list[str], further: Sequence[str]) -> None:
+    """Make sure that a file's columns are those that are needed, each once.
+
+    Raises
+    ------
+    DataError
+        If one is missing or there twice.
+    """
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         there = ", ".join(columns[:20])[:300]
@@ -304,7 +333,7 @@ def _check_columns(path: Path, columns: list[str], further: Sequence[str]) -> No
             raise DataError(f"{path} has {columns.count(name)} columns {name}.", hint="Rename all but one.")
 
 
-def _other_delimiter(path: Path, columns: list[str]) -> str:
+def _other_delimiter(path: str | Path, columns: list[str]) -> str:
     separators = {"\t": "tabs", ",": "commas"}
     other = "," if _delimiter(path) == "\t" else "\t"
     if len(columns) == 1 and other in columns[0]:
@@ -321,7 +350,7 @@ def _is_number(text: str) -> bool:
 
 
 @contextmanager
-def _verified(path: Path) -> Iterator[None]:
+def verified(path: Path) -> Iterator[None]:
     """Verify a gzip file's checksum beside the work: DuckDB takes damaged data for the end of the file."""
     if not path.name.lower().endswith(".gz"):
         yield

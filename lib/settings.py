@@ -108,6 +108,7 @@ GROUPS: dict[str, type[Group]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "target": ("local", "aws"),
     "algorithm": ("adam", "bayesian"),
+    "engine": ("duckdb", "spark"),
     "source": (
         "generated",
         "file",
