@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.support.report import Report, machine  # noqa: E402  the checkout is not installed
 from lib import fm, local, recordio  # noqa: E402
-from lib.jobs import RECORDIO  # noqa: E402
+from lib.job_requests import RECORDIO  # noqa: E402
 
 CUSTOMERS, VIDEOS, FACTORS = 100_000, 10_000, 64
 HEADER = ("", "p50 ms", "p99 ms", "requests/s", "rows/s")

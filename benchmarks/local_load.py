@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.support.report import Report, machine  # noqa: E402  the checkout is not installed
 from lib import fm, local, recordio  # noqa: E402
-from lib.jobs import RECORDIO  # noqa: E402
+from lib.job_requests import RECORDIO  # noqa: E402
 from lib.local.sagemaker import JOBS_VARIABLE  # noqa: E402
 
 BUCKET = "load"

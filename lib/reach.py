@@ -18,7 +18,11 @@ PACKAGE = "lib"
 
 # Imports on which nothing that a stage computes depends.  The local AWS stores objects, which are looked at
 # themselves: the code that stores them counts as little as AWS's own does.  From contracts, scraps makes a hint.
-WITHOUT_EFFECT = {"lib.aws": "lib.local", "lib.scraps": "lib.contracts"}
+WITHOUT_EFFECT = {
+    "lib.aws": "lib.local",
+    "lib.scraps": "lib.contracts",
+    "lib.local.processing_jobs": "lib.container",  # no notebook submits such a job
+}
 
 # The code of the jobs that these modules submit, where the target is local.
 RUNS_JOBS = {"lib.jobs": "lib.local.algorithm", "lib.deployment": "lib.local.algorithm"}

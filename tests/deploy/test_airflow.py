@@ -90,6 +90,34 @@ def test_the_dags_can_be_imported(airflow: Airflow) -> None:
     assert found == {"reelbook_stages", "reelbook_jobs"}
 
 
+def test_the_dags_can_be_imported_on_mwaas_version(airflow: Airflow) -> None:
+    folder = ROOT / ".bench" / "airflow-3.0.6"
+    if not (folder / "bin" / "python").exists():
+        pytest.skip(
+            "pip resolves it for an hour; make it with uv: uv venv .bench/airflow-3.0.6 && uv pip install --python "
+            ".bench/airflow-3.0.6/bin/python apache-airflow==3.0.6 apache-airflow-providers-amazon==9.12.0"
+        )
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from airflow.models.dagbag import DagBag
+bag = DagBag(sys.argv[1], include_examples=False)
+print("found", bag.import_errors, sorted(bag.dags))
+"""
+    home = {"AIRFLOW_HOME": str(airflow.outputs.parent / "older")}
+    migrated = subprocess.run(
+        [folder / "bin" / "airflow", "db", "migrate"], env={**airflow.variables, **home}, capture_output=True
+    )
+    assert migrated.returncode == 0
+    done = subprocess.run(
+        [folder / "bin" / "python", "-c", program, DAGS],
+        env={**airflow.variables, **home},
+        capture_output=True,
+        text=True,
+    )
+    assert "found {} ['reelbook_jobs', 'reelbook_stages']" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_stages_run_as_tasks(airflow: Airflow) -> None:
     ended = airflow.run("reelbook_stages", SMALL)
     assert ended.state == "success"

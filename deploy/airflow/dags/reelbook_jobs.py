@@ -151,7 +151,7 @@ with DAG(
         }
 
     @task.short_circuit(ignore_downstream_trigger_rules=False)
-    def if_deploy(params: dict[str, Any], evaluated: dict[str, Any]) -> bool:
+    def if_deploy(evaluated: dict[str, Any], params: dict[str, Any]) -> bool:
         """Tell whether the model is to be served: it is wanted, and it was accepted."""
         return bool(params["deploy"] and evaluated["accepted"])
 
