@@ -166,13 +166,11 @@ def test_the_tuning_branch_goes_on_with_the_best_job(airflow: Airflow) -> None:
     ended = airflow.run("reelbook_jobs", {**SMALL, "tuning": {"max_jobs": 2}}, tune=True)
     assert ended.state == "success", ended.log[-3000:]
     assert (ended.tasks["tune"], ended.tasks["train"]) == ("success", "skipped")
-    tuning = boto3.client("sagemaker").list_hyper_parameter_tuning_jobs(NameContains=ended.run_id[:18])
-    job = boto3.client("sagemaker").describe_hyper_parameter_tuning_job(
-        HyperParameterTuningJobName=tuning["HyperParameterTuningJobSummaries"][0][
-            "HyperParameterTuningJobName"
-        ]
-    )
     scraps = json.loads((airflow.outputs / ended.run_id / "scraps.json").read_text())
+    name = (
+        scraps["training_job_name"].rpartition("-")[0].rpartition("-")[0]
+    )  # less the job's number and digest
+    job = boto3.client("sagemaker").describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     assert scraps["training_job_name"] == job["BestTrainingJob"]["TrainingJobName"]
 
 
@@ -215,4 +213,4 @@ for expected in ("broken", "broken-2"):
 
 def names(sagemaker: Any, run_id: str) -> list[str]:
     found = sagemaker.list_training_jobs(NameContains=run_id[:18])["TrainingJobSummaries"]
-    return sorted(job["TrainingJobName"] for job in found)
+    return sorted(job["TrainingJobName"] for job in found if job["TrainingJobName"].startswith(f"{run_id}-"))

@@ -74,7 +74,9 @@ def client(endpoint: str, service: str) -> Any:
 
 
 def run_all(endpoint: str, *arguments: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "REELBOOK_"))
+    }
     variables |= {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
@@ -168,7 +170,9 @@ def test_nothing_is_made_or_changed(endpoint: str) -> None:
 
 
 def test_without_credentials_nothing_else_is_looked_at() -> None:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "REELBOOK_"))
+    }
     variables |= {
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": "/none",

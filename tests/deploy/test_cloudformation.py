@@ -411,7 +411,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def stack(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "REELBOOK_"))
+    }
     variables |= {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "x",

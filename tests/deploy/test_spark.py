@@ -1,6 +1,7 @@
 """Spark and DuckDB make the same of the same reviews, by one SQL text; the job runs under spark-submit.
 
-The programs run in ``.bench/spark-VERSION``, made with pip at the first run; see ``spark_environment.py``.
+The programs run in ``.bench/spark-VERSION``, made with pip at the first run; see ``spark_environment.py``.  Some cases
+only, unless ``REELBOOK_SPARK=all``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ ROOT = spark_environment.ROOT
 JOB = ROOT / "deploy" / "spark" / "preprocess.py"
 CASES = ["generated", "strange_lines", "windows_without_dates", "quoted_values", "parquet_types"]
 CASES += ["further_columns", "folder_of_files", "bad_input", "records", "loopback"]
+if os.environ.get("REELBOOK_SPARK") != "all":  # all of them take minutes
+    CASES = ["strange_lines", "records", "loopback"]
 
 pytestmark = pytest.mark.timeout(900)  # the first run installs pyspark
 
@@ -45,7 +48,7 @@ def differences(python: Path, tmp_path_factory: pytest.TempPathFactory, local_aw
     storage.ensure_bucket("spark", "us-east-1")
     folder = tmp_path_factory.mktemp("engines")
     done = subprocess.run(
-        [python, "-W", "ignore", ROOT / "tests" / "deploy" / "compare_engines.py", folder],
+        [python, "-W", "ignore", ROOT / "tests" / "deploy" / "compare_engines.py", folder, *CASES],
         env=spark_environment.variables(RECORDS="s3://spark/records"),
         capture_output=True,
         text=True,

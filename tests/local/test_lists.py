@@ -13,7 +13,16 @@ from sagemaker_kit import ENDLESS, Aws, training_request
 from stored_kit import BAD_TOKENS, metric, put_job, put_tuning_job, refused, token
 
 from lib.local.protocol import service_model
-from lib.local.store import ENDPOINT, ENDPOINT_CONFIG, KINDS, MODEL, TRAINING_JOB, TRANSFORM_JOB, TUNING_JOB
+from lib.local.store import (
+    ENDPOINT,
+    ENDPOINT_CONFIG,
+    KINDS,
+    MODEL,
+    PROCESSING_JOB,
+    TRAINING_JOB,
+    TRANSFORM_JOB,
+    TUNING_JOB,
+)
 
 DAY = 86_400
 
@@ -92,6 +101,7 @@ LISTS = {
     "ListTrainingJobs": TRAINING_JOB,
     "ListTransformJobs": TRANSFORM_JOB,
     "ListHyperParameterTuningJobs": TUNING_JOB,
+    "ListProcessingJobs": PROCESSING_JOB,
     "ListModels": MODEL,
     "ListEndpoints": ENDPOINT,
     "ListEndpointConfigs": ENDPOINT_CONFIG,
