@@ -67,6 +67,17 @@ class Failure:
     hint: str
 
 
+_CONSOLE = {
+    "training-job": "jobs",
+    "hyper-parameter-tuning-job": "hyper-tuning-jobs",
+    "transform-job": "transform-jobs",
+    "endpoint": "endpoints",
+}
+_ARN = re.compile(
+    rf"arn:aws:sagemaker:(?P<region>[a-z0-9-]+):\d+:(?P<kind>{'|'.join(_CONSOLE)})/(?P<name>[A-Za-z0-9-]+)"
+)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a run, as far as it could be read."""
@@ -223,7 +234,20 @@ def _job(value: Any) -> dict[str, Any]:
     job = _mapping(value)
     texts = {name: _text(job.get(name), LONGEST_NAME) for name in ("kind", "name", "arn", "instance_type")}
     numbers = {name: job.get(name) for name in ("instance_count", "billable_seconds", "estimated_cost")}
-    return texts | {name: _seconds(number) for name, number in numbers.items()}
+    return (
+        texts
+        | {name: _seconds(number) for name, number in numbers.items()}
+        | {"link": _console(texts["arn"])}
+    )
+
+
+def _console(arn: str) -> str:
+    """Return the address of a job's page in AWS's console, or an empty string where its ARN is none."""
+    found = _ARN.fullmatch(arn)
+    if found is None:
+        return ""
+    region, page, name = found["region"], _CONSOLE[found["kind"]], found["name"]
+    return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{page}/{name}"
 
 
 def _objects(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:

@@ -132,6 +132,36 @@ class TestWriting:
         assert sorted(folder.iterdir()) == before
 
 
+class TestJobs:
+    ARN = "arn:aws:sagemaker:eu-west-1:123456789012:training-job/a-train-1"
+
+    def page(self, tmp_path, target, arn):
+        folder = report_runs.completed(tmp_path / "run")
+        record = json.loads((folder / "run.json").read_text())
+        job = {"kind": "training", "name": "a-train-1", "arn": arn, "instance_type": "ml.m5.xlarge"}
+        record["target"] = target
+        record["stages"][0]["jobs"] = [
+            {**job, "instance_count": 1, "billable_seconds": 90, "estimated_cost": 0.01}
+        ]
+        (folder / "run.json").write_text(json.dumps(record))
+        return report.write(folder).read_text(encoding="utf-8")
+
+    def test_a_job_on_aws_is_linked_to_its_page(self, tmp_path):
+        html = self.page(tmp_path, "aws", self.ARN)
+        link = "https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/a-train-1"
+        assert f'href="{link}"' in html
+        assert "0.01 USD" in html
+
+    @pytest.mark.parametrize("target", ["local", "aws"])
+    @pytest.mark.parametrize(
+        "arn", ["", "javascript:alert(1)", ARN + '"><script>', ARN.replace("eu-west-1", "x.evil/")]
+    )
+    def test_nothing_else_is_a_link(self, tmp_path, target, arn):
+        assert "console.aws" not in self.page(tmp_path, target, arn)
+        assert "<script>" not in self.page(tmp_path / "again", target, arn)
+        assert "console.aws" not in self.page(tmp_path / "local", "local", self.ARN)
+
+
 class TestOffline:
     @pytest.mark.parametrize("build", RUNS)
     def test_it_refers_to_nothing_but_itself_and_files_beside_it(self, tmp_path, build):
