@@ -269,7 +269,8 @@ class Uploads:
         Raises
         ------
         AwsError
-            InvalidPartOrder, InvalidPart, EntityTooSmall, InvalidRequest, BadDigest, InsufficientStorage.
+            InvalidPartOrder, InvalidPart, EntityTooSmall, InvalidRequest, BadDigest, InsufficientStorage, and
+            NoSuchUpload when it was ended meanwhile.
         """
         parts = self._chosen(upload, named)
         total = sum(part.size for part in parts)
@@ -306,6 +307,7 @@ class Uploads:
             )
             raise AwsError("InvalidPartOrder", text)
         there = self.parts(upload)
+        self.get(upload.bucket, upload.key, upload.id)  # or its parts went with it, by another completion
         algorithm, kind = upload.checksum.get("algorithm"), upload.checksum.get("type")
         for part in named:
             if kind == COMPOSITE and not part.checksum:

@@ -119,14 +119,14 @@ print("found", bag.import_errors, sorted(bag.dags))
 
 
 def test_the_stages_run_as_tasks(airflow: Airflow) -> None:
-    ended = airflow.run("reelbook_stages", SMALL)
+    ended = airflow.run("reelbook_stages", {**SMALL, "tuning": {"max_jobs": 2}}, tune=True)
     assert ended.state == "success"
     ran = {name for name, state in ended.tasks.items() if state == "success"}
-    assert ran == {stage.name for stage in stages.STAGES if stage.name not in ("04_tune", "07_deploy")} | {
+    assert ran == {stage.name for stage in stages.STAGES if stage.name not in ("03_train", "07_deploy")} | {
         "train_or_tune",
         "if_deploy",
     }
-    assert ended.tasks["04_tune"] == ended.tasks["07_deploy"] == "skipped"
+    assert ended.tasks["03_train"] == ended.tasks["07_deploy"] == "skipped"
     assert "20,000 generated ratings" in ended.log  # what the cells print
     record = json.loads((airflow.outputs / ended.run_id / "run.json").read_text())
     assert {stage["name"] for stage in record["stages"] if stage["status"] == "completed"} == ran - {
@@ -162,6 +162,9 @@ def test_the_jobs_run_by_operators_and_what_they_submit_is_what_the_notebooks_do
     assert names(sagemaker, ended.run_id) == before  # the notebook took up the operator's job
 
 
+@pytest.mark.skipif(
+    os.environ.get("REELBOOK_AIRFLOW") != "all", reason="takes a minute: REELBOOK_AIRFLOW=all"
+)
 def test_the_tuning_branch_goes_on_with_the_best_job(airflow: Airflow) -> None:
     ended = airflow.run("reelbook_jobs", {**SMALL, "tuning": {"max_jobs": 2}}, tune=True)
     assert ended.state == "success", ended.log[-3000:]
