@@ -10,6 +10,7 @@ task with the description as its cause, as Step Functions does.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -37,6 +38,7 @@ from moto.stepfunctions.parser.asl.utils import boto_client
 from moto.stepfunctions.parser.asl.utils.encoding import to_json_str
 
 PORT, ENDPOINT = sys.argv[1], sys.argv[2]
+os.environ["MOTO_PORT"] = PORT  # where its interpreter finds its own services
 ENDED = ("Completed", "Failed", "Stopped")
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
-from environments import ROOT, environment
+from environments import ROOT, moto
+from environments import moto_client as client
 
 from lib import preflight
 
-MOTO = ["moto[server,stepfunctions]==5.2.5", "statelint==3.1.0"]
 TRUST = {
     "Statement": [
         {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
@@ -29,26 +26,7 @@ ROLE = "arn:aws:iam::123456789012:role/jobs"
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    programs = environment("step-functions", MOTO)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-        found = f"http://127.0.0.1:{port}"
+    with moto(tmp_path_factory.mktemp("moto") / "log") as found:
         iam = client(found, "iam")
         iam.create_role(RoleName="jobs", AssumeRolePolicyDocument=json.dumps(TRUST))
         stranger = {"Statement": [{**TRUST["Statement"][0], "Principal": {"Service": "ec2.amazonaws.com"}}]}
@@ -58,19 +36,6 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
         )
         yield found
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def client(endpoint: str, service: str) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-    )
 
 
 def run_all(endpoint: str, *arguments: str, **parameters: Any) -> subprocess.CompletedProcess[str]:

@@ -9,22 +9,19 @@ import copy
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
-from environments import ROOT, environment
+from environments import MOTO, ROOT, environment, moto
+from environments import moto_client as client
 
 FOLDER = ROOT / "deploy" / "cloudformation"
 TEMPLATES = ("workflow", "airflow")
-MOTO = ["moto[server,stepfunctions]==5.2.5", "statelint==3.1.0"]
 CHECKOV = ["checkov==3.3.8"]
 Template = dict[str, Any]
 
@@ -385,29 +382,8 @@ def test_checkov_finds_nothing_that_is_not_explained() -> None:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A moto server."""
-    programs = environment("step-functions", MOTO)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
+    with moto(tmp_path_factory.mktemp("moto") / "log") as address:
+        yield address
 
 
 def stack(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -424,16 +400,6 @@ def stack(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     }
     command = [sys.executable, str(FOLDER / "stack.py"), *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
-
-
-def client(endpoint: str, service: str) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-    )
 
 
 def test_the_stack_is_made_given_its_machines_and_removed_with_its_bucket(endpoint: str) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -16,14 +15,13 @@ from typing import Any
 
 import boto3
 import pytest
-from environments import ROOT, environment
+from environments import MOTO, ROOT, environment, moto_client, serving
 
 from lib import aws, local, storage
 from lib.local.environment import environment as variables_of
 
 MACHINES = ROOT / "deploy" / "step_functions"
 NAMES = ("workflow", "one_job")
-PACKAGES = ["moto[server,stepfunctions]==5.2.5", "statelint==3.1.0"]
 SMALL = {"ratings": 20_000, "epochs": 20, "num_factors": 8}
 SUBSTITUTIONS = {
     "Bucket": "reelbook",
@@ -51,13 +49,7 @@ class Machine:
 
     def __init__(self, endpoint: str) -> None:
         def client(service: str) -> Any:
-            return boto3.client(
-                service,
-                endpoint_url=endpoint,
-                region_name="us-east-1",
-                aws_access_key_id="x",
-                aws_secret_access_key="x",
-            )
+            return moto_client(endpoint, service)
 
         self.states, sns, self.sqs = client("stepfunctions"), client("sns"), client("sqs")
         self.topic = sns.create_topic(Name="failures")["TopicArn"]
@@ -107,40 +99,23 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(local_aws: local.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    programs = environment("step-functions", PACKAGES)
+    programs = environment("step-functions", MOTO)
     boto3.client("s3").create_bucket(Bucket=SUBSTITUTIONS["Bucket"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     own = variables_of(local_aws)
     endpoint = own.pop("AWS_ENDPOINT_URL")
+    program = Path(__file__).with_name("moto_step_functions.py")
+
+    def command(port: int) -> list[Any]:
+        return [programs / "python", program, str(port), endpoint]
+
     log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [programs / "python", Path(__file__).with_name("moto_step_functions.py"), str(port), endpoint],
-            env={**kept, **own, "MOTO_PORT": str(port)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
+    with serving(command, log, {**kept, **own}) as address:
         import httpx
 
         config = {"stepfunctions": {"execute_state_machine": True}}
-        httpx.post(
-            f"http://127.0.0.1:{port}/moto-api/config", json=config, trust_env=False
-        ).raise_for_status()
-        yield Machine(f"http://127.0.0.1:{port}")
-    finally:
-        server.terminate()
-        server.wait(10)
+        httpx.post(f"{address}/moto-api/config", json=config, trust_env=False).raise_for_status()
+        yield Machine(address)
 
 
 def run_record(run_id: str, folder: str = "run") -> dict[str, Any]:
@@ -220,7 +195,7 @@ def test_a_whole_run_in_one_job_names_itself(machine: Machine) -> None:
 def test_statelint_finds_nothing(name: str, tmp_path: Path) -> None:
     path = tmp_path / "machine.json"
     path.write_text(json.dumps(definition(name, TopicArn="arn:aws:sns:us-east-1:123456789012:failures")))
-    programs = environment("step-functions", PACKAGES)
+    programs = environment("step-functions", MOTO)
     done = subprocess.run([programs / "statelint", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
