@@ -14,6 +14,7 @@ from lib.fm.job import Job, Trained
 from lib.fm.metrics import loss_name
 
 _MUCH_WORSE = 1.5  # times the lowest loss of an epoch
+_SHORT_EPOCH = 10.0  # seconds that a stop waits for an epoch's end where there are checkpoints; SageMaker gives 120
 
 
 def train(job: Job) -> Trained | None:
@@ -90,6 +91,9 @@ def _run(
     if job.asked_to_stop():
         return found
     for report in training.epochs_from(first):
+        asked_to_stop = job.asked_to_stop()
+        if checkpoints and not report.ended and report.seconds < _SHORT_EPOCH:
+            asked_to_stop = False  # until the epoch ends: only then there is something to go on from
         found[report.epoch] = report.metrics
         if training.advice and not warned:
             log.warning(training.advice)
@@ -113,12 +117,13 @@ def _run(
             log.progress(number * epochs + done, training.hyperparameters.rounds)
             log.throughput(report.records, report.seconds)
             if checkpoints:
-                checkpoints.save(training, report.epoch, report.metrics)
+                ends = asked_to_stop or _exhausted(stopping)
+                checkpoints.save(training, report.epoch, report.metrics, ends=ends)
             if _exhausted(stopping):
                 log.local("stopping early: the test loss has not fallen for as many epochs as asked for")
                 break
             epoch_started = time.time()
-        if job.asked_to_stop():
+        if asked_to_stop:
             log.line(f"Asked to stop: ending after epoch={report.epoch}, batch={report.batch}")
             break
     return found

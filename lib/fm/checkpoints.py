@@ -74,11 +74,25 @@ class Checkpoints:
         self._log.local(f"going on after epoch={about['epoch']}, from the checkpoint")
         return {about["epoch"]: about["metrics"]}
 
-    def save(self, training: Training, epoch: int, metrics: dict[str, float]) -> None:
-        """Keep what the training has come to after an epoch; not after each where that would take long."""
+    def save(
+        self, training: Training, epoch: int, metrics: dict[str, float], *, ends: bool = False
+    ) -> None:
+        """Keep what the training has come to after an epoch; not after each where that would take long.
+
+        Parameters
+        ----------
+        training : Training
+            At the end of the epoch.
+        epoch : int
+            Counted from 0.
+        metrics : dict of str to float
+            The epoch's training metrics, as `restore` returns them.
+        ends : bool, default False
+            The training ends here, before its last epoch: what it has come to is kept in any case.
+        """
         started = time.monotonic()
-        is_last = epoch + 1 == training.hyperparameters.epochs
-        if not is_last and started - self._last < _MOST_SHARE * self._cost:
+        ends = ends or epoch + 1 == training.hyperparameters.epochs
+        if not ends and started - self._last < _MOST_SHARE * self._cost:
             return
         bias, table = training.parameters_and_moments()
         about = json.dumps({"identity": self._identity, "epoch": epoch, "metrics": metrics})
