@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lib import comparison, console, history, records
-from lib.errors import ParameterError
+from lib.errors import ParameterError, did_you_mean
 from lib.history import History
 from lib.plan import Workflow
-from lib.records import RunRecord, shown
+from lib.records import RunRecord, StageRecord, shown
 
 SHOWN = 20  # runs that `runs` lists
 POLL_SECONDS = 0.5
@@ -94,26 +94,49 @@ def logs(arguments: Sequence[str], workflow: Workflow) -> int:
     parser.add_argument("--stage", metavar="STAGE", help="of this stage only")
     options = parser.parse_args(arguments)
     run = _one(workflow.outputs, options.run)
+    names = [stage.name for stage in run.stages]
+    if options.stage is not None and options.stage not in names:
+        guess = did_you_mean(options.stage, names)
+        raise ParameterError(
+            f"The run {run.run_id} has no stage `{options.stage}`{': ' + guess if guess else '.'}",
+            hint="" if guess else f"It has {', '.join(names)}.",
+        )
+    found = [
+        one for stage in run.stages if options.stage in (None, stage.name) for one in _logged(run, stage)
+    ]
+    handed_in = {name: value for name, value in run.scraps.items() if not _published(run, name)}
+    if options.stage is None:  # jobs that a scheduler has submitted, such as Airflow's operators
+        whole = StageRecord("the run", "", "", parameters=run.parameters, scraps=handed_in)
+        found += _logged(run, whole)
+    for lines in found:
+        for line in lines:
+            print(line)
+    if not found:
+        where = f"stage {options.stage} of the run" if options.stage else "run"
+        print(f"The {where} {run.run_id} has no job with a log.")
+    return 0
+
+
+def _published(run: RunRecord, scrap: str) -> bool:
+    return any(scrap in stage.scraps for stage in run.stages)
+
+
+def _logged(run: RunRecord, stage: StageRecord) -> Iterator[Iterator[str]]:
+    """Yield the lines of each job of a stage, a heading before them."""
     from lib import aws, job_control, job_records
 
-    found = False
-    for stage in run.stages:
-        if options.stage not in (None, stage.name):
-            continue
-        names = job_records.named_in(stage.scraps)
-        if not names:
-            continue
-        aws.connect(
-            stage.parameters.get("target", run.target or "local"), **stage.parameters.get("account", {})
-        )
-        for kind, name in job_records.logged(names):
-            found = True
-            print(f"== {stage.name}, {kind} job {name}")
-            for line in job_control.LogTail(job_control.LOG_GROUPS[kind], name).new_lines():
-                print(line)
-    if not found:
-        print(f"The run {run.run_id} has no job with a log.")
-    return 0
+    names = job_records.named_in(stage.scraps)
+    if not names:
+        return
+    target = stage.parameters.get("target", run.target or "local")
+    aws.connect(target, **stage.parameters.get("account", {}))
+
+    def lines(kind: str, name: str) -> Iterator[str]:
+        yield f"== {stage.name}, {kind} job {name}"
+        yield from job_control.LogTail(job_control.LOG_GROUPS[kind], name).new_lines()
+
+    for kind, name in job_records.logged(names):
+        yield lines(kind, name)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

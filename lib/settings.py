@@ -7,6 +7,7 @@ before any kernel starts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -119,6 +120,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_BUCKET_NAME = re.compile(r"(?!xn--)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
+_ADDRESS = re.compile(r"\d+(\.\d+){3}")
+
 AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
@@ -173,6 +177,8 @@ def check(name: str, value: Any) -> None:
         raise ParameterError(
             f"Parameter `{name}` cannot be {value!r}.", hint=_guess(str(value), list(CHOICES[name]))
         )
+    elif name == "bucket":
+        _check_bucket(value)
     elif name == "hyperparameters":
         for key, setting in value.items():
             if key in ("feature_dim", "predictor_type"):
@@ -188,6 +194,15 @@ def check(name: str, value: Any) -> None:
             check_range(key, bounds)
     elif name in fm_hyperparameters.NAMES and name not in ("feature_dim", "predictor_type"):
         _check_hyperparameter(name, value)
+
+
+def _check_bucket(name: str) -> None:
+    """Refuse what S3 would ("General purpose bucket naming rules" in its user guide)."""
+    if not _BUCKET_NAME.fullmatch(name) or _ADDRESS.fullmatch(name):
+        raise ParameterError(
+            f"Parameter `bucket` cannot be {name!r}: S3 has no such names.",
+            hint="A bucket's name has 3 to 63 small letters, digits, dots and hyphens, and no s3:// before it.",
+        )
 
 
 def check_together(values: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ from lib.fm.job import Job, Trained
 from lib.fm.metrics import loss_name
 
 _MUCH_WORSE = 1.5  # times the lowest loss of an epoch
-_SHORT_EPOCH = 10.0  # seconds that a stop waits for an epoch's end where there are checkpoints; SageMaker gives 120
+_SHORT_EPOCH = (
+    10.0  # seconds that a stop waits for an epoch's end where there are checkpoints; SageMaker gives 120
+)
 
 
 def train(job: Job) -> Trained | None:

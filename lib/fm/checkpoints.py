@@ -74,9 +74,7 @@ class Checkpoints:
         self._log.local(f"going on after epoch={about['epoch']}, from the checkpoint")
         return {about["epoch"]: about["metrics"]}
 
-    def save(
-        self, training: Training, epoch: int, metrics: dict[str, float], *, ends: bool = False
-    ) -> None:
+    def save(self, training: Training, epoch: int, metrics: dict[str, float], *, ends: bool = False) -> None:
         """Keep what the training has come to after an epoch; not after each where that would take long.
 
         Parameters

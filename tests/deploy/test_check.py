@@ -144,6 +144,11 @@ def test_without_credentials_nothing_else_is_looked_at() -> None:
         "AWS_SHARED_CREDENTIALS_FILE": "/none",
     }
     command = [sys.executable, str(ROOT / "run_all.py"), "check", "-f", "parameters/aws.yaml"]
+    unedited = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
+    assert unedited.returncode == 2
+    assert "`bucket` cannot be 'YOUR-BUCKET'" in unedited.stderr
+    assert "parameters/aws.yaml, line 4" in unedited.stderr
+    command += ["-p", "bucket", "mine"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "There are no AWS credentials on this machine." in done.stdout

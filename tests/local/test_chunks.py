@@ -103,7 +103,13 @@ def test_the_published_seed_signature_is_that_of_the_headers() -> None:
     }
     request = SignedRequest("PUT", "/examplebucket/chunkObject.txt", "", headers)
     then = dt.datetime(2013, 5, 24, tzinfo=dt.UTC)
-    verify(request, read_claim(request), SIGNED_CHUNKS, PUBLISHED, then)
+    claim = read_claim(request)
+    assert claim.signature == SEED
+    verify(request, claim, SIGNED_CHUNKS, PUBLISHED, then)
+    other = replace(claim, signature="0" * 64)
+    with pytest.raises(AwsError) as refused:
+        verify(request, other, SIGNED_CHUNKS, PUBLISHED, then)
+    assert refused.value.code == "SignatureDoesNotMatch"
 
 
 def test_a_changed_byte_or_signature_of_any_chunk_is_refused() -> None:

@@ -192,6 +192,39 @@ def test_an_accepted_model_is_deployed_and_cleaned_up_and_another_is_not(outputs
     assert names == []
 
 
+def test_the_logs_of_all_jobs_are_in_one_place(outputs, small_run):
+    whole = run_all(outputs, "logs", "small")
+    assert whole.returncode == 0, whole.stderr
+    jobs = [line for line in whole.stdout.splitlines() if line.startswith("== ")]
+    assert [line.split(",")[0] for line in jobs] == ["== 03_train", "== 05_transform"]
+    assert "#progress_metric" in whole.stdout
+    one = run_all(outputs, "logs", "small", "--stage", "05_transform")
+    assert one.stdout.startswith("== 05_transform")
+    assert "#progress_metric" not in one.stdout
+    none = run_all(outputs, "logs", "small", "--stage", "06_evaluate")
+    assert none.stdout == "The stage 06_evaluate of the run small has no job with a log.\n"
+    wrong = run_all(outputs, "logs", "small", "--stage", "05_transfrom")
+    assert wrong.returncode == 2
+    assert "has no stage `05_transfrom`: did you mean `05_transform`?" in wrong.stderr
+    wrong = run_all(outputs, "logs", "small", "--stage", "99")
+    assert "has no stage `99`." in wrong.stderr
+    assert "06_evaluate" in wrong.stderr
+
+
+def test_the_logs_of_jobs_that_were_handed_in_are_there_too(outputs, small_run):
+    path = small_run[0] / "run.json"
+    kept = path.read_text()
+    content = json.loads(kept)
+    content["stages"] = [one for one in content["stages"] if one["name"] != "03_train"]
+    path.write_text(json.dumps(content))
+    try:
+        done = run_all(outputs, "logs", "small")
+    finally:
+        path.write_text(kept)
+    assert done.returncode == 0, done.stderr
+    assert "== the run, training job small-train" in done.stdout
+
+
 def test_a_part_of_the_stages_goes_on_with_the_run_it_names(outputs, small_run):
     done = run_all(
         outputs, "--only", "06_evaluate", "--run-id", "small", "-p", "margin", "0.9", *options(SMALL)
@@ -240,6 +273,8 @@ def test_input_that_cannot_be_used_fails_in_one_sentence(outputs, tmp_path, cont
         (["--only", "03_trian"], "03_train"),
         (["-f", "parameters/lokal.yaml"], "local.yaml"),
         (["-p", "target", "moon"], "target"),
+        (["-p", "bucket", "X"], "`bucket` cannot be 'X'"),
+        (["check", "-p", "bucket", "X"], "`bucket` cannot be 'X'"),
         (
             ["-p", "target", "aws", "-p", "algorithm", "bayesian"],
             "`algorithm: bayesian` is a local extension",

@@ -66,7 +66,9 @@ def test_a_stopped_training_leaves_a_checkpoint_that_goes_on(tmp_path: Path) -> 
     assert process.returncode == 0
     with np.load(job.root / "checkpoints" / FILE, allow_pickle=False) as kept:
         assert kept["table"].dtype == np.float32
-        assert json.loads(str(kept["about"]))["epoch"] >= 30  # the one that it was stopped after, not one long before
+        assert (
+            json.loads(str(kept["about"]))["epoch"] >= 30
+        )  # the one that it was stopped after, not one long before
     log = job_of_same_folder(job, epochs="1000000")
     assert any("from the checkpoint" in line for line in log)
 
