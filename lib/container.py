@@ -27,9 +27,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.errors import ReelbookError
+
+if TYPE_CHECKING:
+    from lib.stage_runs import Given
 
 REQUESTS = "requests.json"
 LONGEST_MESSAGE = 1024  # characters that SageMaker shows of an ExitMessage
@@ -78,9 +81,17 @@ def _run(options: argparse.Namespace) -> int:
     try:
         if before.is_dir():
             shutil.copytree(before, folder, dirs_exist_ok=True)
-        failure = _stages(options)
-        if options.requests and not failure:
-            _write_requests(options, folder)
+        from lib import console, stage_runs
+
+        given: stage_runs.Given = {
+            "parameters_file": _file(options),
+            "parameters": _given(options, "parameters"),
+            "published": _given(options, "published"),
+        }
+        record = stage_runs.run_stages(options.run_id, start=options.start, stop=options.stop, **given)
+        print(console.summary(record))
+        if options.requests:
+            _write_requests(folder, options.run_id, given)
     except ReelbookError as error:
         failure = str(error)
     finally:
@@ -94,42 +105,13 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failure else 0
 
 
-def _stages(options: argparse.Namespace) -> str:
-    """Run the stages; return what went wrong, or an empty string."""
-    from lib import console, plan, records, runner
-
-    workflow = plan.Workflow()
-    folder = workflow.outputs / records.check_run_id(options.run_id)
-    if published := _given(options, "published"):
-        folder.mkdir(parents=True, exist_ok=True)
-        records.write_scraps(folder, {**records.read_scraps(folder), **published})
-    request = plan.Request(
-        run_id=options.run_id,
-        start=options.start or workflow.stages[0].name,
-        stop=options.stop,
-        parameters_file=_file(options),
-        command_line=[(name, json.dumps(value)) for name, value in _given(options, "parameters").items()],
-        command=f"run --run-id {options.run_id}",
-    )
-    made = plan.make(workflow, request)
-    record = runner.run(made, runner.Options(log_output=True))
-    runner.write_report(made.folder)
-    print(console.summary(record))
-    selected = {stage.name for stage in made.selected}
-    failed = [stage for stage in record.stages if stage.name in selected and stage.status == "failed"]
-    return console.failure_text(failed[0]) if failed else ""
-
-
-def _write_requests(options: argparse.Namespace, folder: Path) -> None:
+def _write_requests(folder: Path, run_id: str, given: Given) -> None:
     """Write the requests of the jobs that a state machine submits itself."""
     from lib import job_configs
     from lib.files import atomically
 
-    requests = job_configs.requests(
-        options.run_id, parameters_file=_file(options), parameters=_given(options, "parameters")
-    )
     with atomically(folder / REQUESTS) as partial:
-        partial.write_text(json.dumps(requests, indent=1))
+        partial.write_text(json.dumps(job_configs.requests(run_id, **given), indent=1))
 
 
 def _file(options: argparse.Namespace) -> Path | None:

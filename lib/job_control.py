@@ -190,6 +190,22 @@ def etags(*uris: str) -> dict[str, str]:
     return {item.uri: item.etag for uri in uris for item in storage.list_objects(uri)}
 
 
+def identity(request: dict[str, Any], *inputs: str, output: Any = None) -> dict[str, Any]:
+    """Return what makes a job this job, for its name: its request and the ETags of its inputs.
+
+    Parameters
+    ----------
+    request : dict
+        From `lib.job_requests`.
+    *inputs : str
+        S3 URIs of what the job reads.
+    output : any JSON value, optional
+        Where its output goes, where the request does not say so.
+    """
+    made = {"request": request, "inputs": etags(*inputs)}
+    return made if output is None else {**made, "output": output}
+
+
 def choose_name(kind: str, run_id: str, word: str, identity: Any) -> tuple[str, str]:
     """Return the name of the job for a request: of the one that an earlier attempt left, or of a new one.
 
@@ -198,7 +214,7 @@ def choose_name(kind: str, run_id: str, word: str, identity: Any) -> tuple[str, 
     kind : str
         ``training``, ``tuning`` or ``transform``.
     identity : any JSON value
-        What makes this job this job: its request and the ETags of its inputs.
+        From `identity`.
 
     Returns
     -------

@@ -139,9 +139,14 @@ def transform(
     return request, output
 
 
-def model(account: Account, *, model_uri: str, image_uri: str = "") -> dict[str, Any]:
-    """Return the request of a model, but for its name and tags; the parameters are those of `lib.jobs.create_model`."""
-    container = {"image": image_uri or builtin_image_uri(account), "model_data_url": model_uri}
+def model(account: Account, *, model_uri: str | None, image_uri: str = "") -> dict[str, Any]:
+    """Return the request of a model, but for its name and tags; the parameters are those of `lib.jobs.create_model`.
+
+    ``model_uri`` is None for a model that is not trained yet: the request then lacks it.
+    """
+    container = {"image": image_uri or builtin_image_uri(account)}
+    if model_uri is not None:
+        container["model_data_url"] = model_uri
     return {"execution_role_arn": account.role_arn, "primary_container": container, **vpc(account)}
 
 

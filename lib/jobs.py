@@ -122,7 +122,7 @@ def train(
         extensions=extensions,
         training=training,
     )
-    identity = {"request": request, "inputs": job_control.etags(train_uri, test_uri)}
+    identity = job_control.identity(request, train_uri, test_uri)
 
     def create(name: str) -> None:
         TrainingJob.create(
@@ -187,7 +187,7 @@ def tune(
         training=training,
         seed=seed,
     )
-    identity = {"request": request, "inputs": job_control.etags(train_uri, test_uri)}
+    identity = job_control.identity(request, train_uri, test_uri)
 
     def create(name: str) -> None:
         HyperParameterTuningJob.create(
@@ -244,18 +244,14 @@ def transform(
     request, output = job_requests.transform(
         account, model_name=model_name, input_uri=input_uri, transform=transform
     )
-    identity = {
-        "request": request,
-        "output": [output_uri, output],
-        "inputs": job_control.etags(input_uri, model_uri),
-    }
+    identity = job_control.identity(request, input_uri, model_uri, output=[output_uri, output])
 
     def create(name: str) -> None:
-        to = {"transform_output": {**output, "s3_output_path": storage.join(output_uri, name)}}
+        to = {**output, "s3_output_path": storage.join(output_uri, name)}
         TransformJob.create(
             transform_job_name=name,
             tags=job_requests.tags(account, run_id, "transform"),
-            **_shapes({**request, **to}),
+            **_shapes({**request, "transform_output": to}),
         )
 
     name = job_control.submit("transform", run_id, "transform", identity, create)

@@ -163,6 +163,10 @@ class Plan:
         """Return a parameter's value as the user's values and its default make it."""
         return parameters.value_of(parameter, self.given.get(parameter.name))
 
+    def own_values(self, stage: str) -> dict[str, Any]:
+        """Return a stage's parameters, those that other stages publish by their defaults."""
+        return {name: self.own_value(one) for name, one in self.contracts[stage].parameters.items()}
+
     def source(self, stage: str, name: str) -> str:
         """Return where a stage's parameter gets its value from, in words."""
         if name == RUN_ID:

@@ -76,8 +76,7 @@ def _values(plan: Plan) -> dict[str, Any]:
     """Return the parameters of the stages that take part, which have the same value in all of them."""
     found: dict[str, Any] = {}
     for stage in plan.selected:
-        for name, parameter in plan.contracts[stage.name].parameters.items():
-            found[name] = plan.own_value(parameter)
+        found |= plan.own_values(stage.name)
     found["stages"] = [stage.name for stage in plan.selected]
     return found
 

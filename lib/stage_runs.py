@@ -7,14 +7,16 @@ on another machine, is handed in.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from lib import console, job_configs, runner
+from lib import console, plan, records, runner
 from lib.errors import ReelbookError
-from lib.plan import Workflow
+from lib.plan import Plan, Request, Workflow
+from lib.records import RunRecord
 
 LONGEST_RUN_ID = 30
 
@@ -23,15 +25,28 @@ class StageFailed(ReelbookError):
     """A stage has failed; the message is what ``run_all.py`` prints about it."""
 
 
-def run_stage(
-    stage: str,
-    run_id: str,
-    *,
-    parameters_file: str | Path | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    published: Mapping[str, Any] | None = None,
-    workflow: Workflow | None = None,
-) -> dict[str, Any]:
+class Given(TypedDict, total=False):
+    """What a scheduler hands in with the stages that it runs; each may be left out.
+
+    Attributes
+    ----------
+    parameters_file : str or Path
+        As ``-f``; by default the run's own, or ``parameters/local.yaml``.
+    parameters : mapping
+        As ``-p``.
+    published : mapping
+        What earlier stages have published, where the run's folder may not hold it.
+    workflow : Workflow
+        Another one than Reelbook's own.
+    """
+
+    parameters_file: str | Path | None
+    parameters: Mapping[str, Any] | None
+    published: Mapping[str, Any] | None
+    workflow: Workflow | None
+
+
+def run_stage(stage: str, run_id: str, **given: Unpack[Given]) -> dict[str, Any]:
     """Run one stage of a run, and write the run's page anew.
 
     What the cells print goes to standard error as it comes.
@@ -42,14 +57,8 @@ def run_stage(
         Its name, such as ``03_train``.
     run_id : str
         The run, begun by the first stage that is run.
-    parameters_file : str or Path, optional
-        As ``-f``; by default the run's own, or ``parameters/local.yaml``.
-    parameters : mapping, optional
-        As ``-p``.
-    published : mapping, optional
-        What earlier stages have published, where the run's folder may not hold it.
-    workflow : Workflow, optional
-        Another one than Reelbook's own.
+    **given
+        See `Given`.
 
     Returns
     -------
@@ -64,21 +73,73 @@ def run_stage(
     ReelbookError
         When the stage cannot be run at all: an unknown stage or parameter, a missing input.
     """
-    workflow = workflow or Workflow()
-    made = job_configs.planned(
-        stage,
-        run_id,
-        parameters_file=parameters_file,
-        parameters=parameters,
-        published=published,
-        workflow=workflow,
-    )
+    record = _run(planned(run_id, only=stage, **given))
+    return dict(next(one for one in record.stages if one.name == stage).scraps)
+
+
+def run_stages(
+    run_id: str, *, start: str | None = None, stop: str | None = None, **given: Unpack[Given]
+) -> RunRecord:
+    """Run stages of a run, from the first to the last asked for, as `run_stage` runs one."""
+    return _run(planned(run_id, start=start, stop=stop, **given))
+
+
+def _run(made: Plan) -> RunRecord:
     record = runner.run(made, runner.Options(log_output=True))
     runner.write_report(made.folder)
-    ended = next(one for one in record.stages if one.name == stage)
-    if ended.status == "failed":
-        raise StageFailed(console.failure_text(ended))
-    return dict(ended.scraps)
+    selected = {stage.name for stage in made.selected}
+    for stage in record.stages:
+        if stage.name in selected and stage.status == "failed":
+            raise StageFailed(console.failure_text(stage))
+    return record
+
+
+def planned(
+    run_id: str,
+    *,
+    only: str | None = None,
+    start: str | None = None,
+    stop: str | None = None,
+    **given: Unpack[Given],
+) -> Plan:
+    """Plan one stage of a run, or several, with what earlier ones have published elsewhere.
+
+    Parameters
+    ----------
+    run_id : str
+        A run that may have been begun or not.
+    only, start, stop : str, optional
+        As ``--only``, ``--from`` and ``--to``.
+    **given
+        See `Given`.
+    """
+    workflow = given.get("workflow") or Workflow()
+    folder = workflow.outputs / records.check_run_id(run_id)
+    published = given.get("published")
+    if published:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = records.read_scraps(folder)
+        if {name: value for name, value in published.items() if kept.get(name) != value}:
+            records.write_scraps(folder, {**kept, **published})
+    file = given.get("parameters_file")
+    asked = {"--only": only, "--from": start, "--to": stop}
+    request = Request(
+        run_id=run_id,
+        only=only,
+        start=start if only else start or workflow.stages[0].name,  # a run that may be there already
+        stop=stop,
+        parameters_file=Path(file) if file else None,
+        command_line=[(name, json.dumps(value)) for name, value in (given.get("parameters") or {}).items()],
+        command=" ".join(
+            [
+                "run_all.py",
+                *(f"{option} {name}" for option, name in asked.items() if name),
+                "--run-id",
+                run_id,
+            ]
+        ),
+    )
+    return plan.make(workflow, request)
 
 
 def run_id_from(name: str) -> str:
