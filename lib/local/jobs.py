@@ -24,14 +24,14 @@ from lib.local import algorithm, archive, checkpoints, container, inputs
 from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
 from lib.local.inputs import JobError
+from lib.local.job_registry import INTERRUPTED, JobRegistry
 from lib.local.logs import Logs, LogStream
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
-from lib.local.store import FINISHED, REGION, TRAINING_JOB, Store
+from lib.local.store import REGION, TRAINING_JOB, Store
 from lib.local.supervise import Child, JobQueue, child_environment
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-INTERRUPTED = "InternalServerError: The local AWS was stopped while this job was running."
 
 _DAY_SECONDS = 86_400
 _STOPPED = "Stopped"
@@ -68,7 +68,7 @@ def finish(document: dict[str, Any], status: str, secondary_status: str, reason:
         document["TrainingTimeInSeconds"] = document["BillableTimeInSeconds"] = seconds
 
 
-class TrainingJobs:
+class TrainingJobs(JobRegistry["_TrainingRun"]):
     """The training jobs of the local SageMaker.
 
     Parameters
@@ -91,15 +91,12 @@ class TrainingJobs:
     def __init__(
         self, folder: Path, store: Store, objects: Objects, logs: Logs, queue: JobQueue, grace: float
     ) -> None:
+        super().__init__(TRAINING_JOB, store, queue)
         self.folder = folder
-        self.store = store
         self.objects = objects
         self.logs = logs
-        self.queue = queue
         self.grace = grace
         self.reporters: list[Callable[[str, str, float, float], None]] = []
-        self._lock = threading.Lock()
-        self._runs: dict[str, _TrainingRun] = {}
 
     def create(
         self,
@@ -137,12 +134,7 @@ class TrainingJobs:
             enter(document, "Pending", message)
         else:
             enter(document, "Starting", "Starting the training job")
-        with self._lock:
-            tags = params.get("Tags")
-            document = self.store.create(TRAINING_JOB, name, document, parent=parent, tags=tags)
-            run = self._runs[name] = _TrainingRun(self, name, ended)
-        self.queue.submit(name, run.work)
-        return {"TrainingJobArn": document["TrainingJobArn"]}
+        return self.start(name, document, _TrainingRun(self, name, ended), params, parent)
 
     def check(self, params: dict[str, Any]) -> None:
         """Refuse a job that the local AWS cannot run, or that AWS would refuse.
@@ -190,55 +182,15 @@ class TrainingJobs:
         refuse_unless(output.get("CompressionType"), ("GZIP",), "the output compression")
         inputs.check_output(self.objects, output["S3OutputPath"], "OutputDataConfig.S3OutputPath")
 
-    def describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return a job's description: DescribeTrainingJob."""
-        return self.store.get(TRAINING_JOB, params["TrainingJobName"])
+    def fail(self, document: dict[str, Any], reason: str) -> None:
+        """Note in a job's document that it has failed now."""
+        finish(document, "Failed", "Failed", reason)
 
-    def stop(self, params: dict[str, Any]) -> None:
-        """Ask a job to stop: StopTrainingJob.  It ends soon after, at the latest after the grace.
-
-        Raises
-        ------
-        AwsError
-            ValidationException when it has ended already.
-        """
-        name = params["TrainingJobName"]
-
-        def change(document: dict[str, Any]) -> None:
-            status = document["TrainingJobStatus"]
-            if status in FINISHED:
-                raise AwsError(
-                    "ValidationException",
-                    f"The request was rejected because the training job is in status {status}.",
-                )
-            if status == "InProgress":
-                document["TrainingJobStatus"] = "Stopping"
-                enter(document, "Stopping", "Stopping the training job")
-
-        self.store.update(TRAINING_JOB, name, change)
-        with self._lock:
-            run = self._runs.get(name)
-        if run:
-            run.end(_STOPPED)
-
-    def recover(self) -> None:
-        """Mark the jobs that an earlier server left unfinished as failed."""
-        for name in self.store.unfinished(TRAINING_JOB):
-            self.store.update(
-                TRAINING_JOB, name, lambda document: finish(document, "Failed", "Failed", INTERRUPTED)
-            )
-
-    def close(self) -> None:
-        """End all jobs at once; they become Failed."""
-        with self._lock:
-            runs = list(self._runs.values())
-        for run in runs:
-            run.end(_SHUTDOWN)
-
-    def forget(self, name: str) -> None:
-        """Drop what is held of a job that has ended."""
-        with self._lock:
-            self._runs.pop(name, None)
+    def note_stopping(self, document: dict[str, Any]) -> None:
+        """Note in a job's document that it is asked to stop, once."""
+        if document["TrainingJobStatus"] == "InProgress":
+            super().note_stopping(document)
+            enter(document, "Stopping", "Stopping the training job")
 
 
 class _TrainingRun:
@@ -254,13 +206,14 @@ class _TrainingRun:
         self._why_ended: str | None = None
         self._metrics: dict[str, dict[str, Any]] = {}
 
-    def end(self, why: str) -> None:
+    def end(self, *, shutdown: bool = False, overtime: bool = False) -> None:
         """End the job early; a job that still waits in the queue ends here and now."""
+        why = _SHUTDOWN if shutdown else _OVERTIME if overtime else _STOPPED
         with self._lock:
             self._why_ended = self._why_ended or why
             if self._child:
                 self._child.end(self._jobs.grace)
-                if why == _SHUTDOWN:
+                if shutdown:
                     self._child.kill()
         if self._jobs.queue.withdraw(self._name):
             self.work()
@@ -339,7 +292,7 @@ class _TrainingRun:
             command = algorithm.train_command(self._folder / "ml")
             self._child = child = Child(command, self._folder, environment)
         limit = document["StoppingCondition"]["MaxRuntimeInSeconds"]
-        timer = threading.Timer(limit, self.end, args=(_OVERTIME,))
+        timer = threading.Timer(limit, self.end, kwargs={"overtime": True})
         timer.daemon = True
         timer.start()
         definitions = document["AlgorithmSpecification"]["MetricDefinitions"]

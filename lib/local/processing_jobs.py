@@ -21,11 +21,11 @@ from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
 from lib.local.home import ROOT_VARIABLE
 from lib.local.inputs import JobError
-from lib.local.jobs import INTERRUPTED
+from lib.local.job_registry import INTERRUPTED, JobRegistry
 from lib.local.logs import Logs
 from lib.local.objects import Objects
 from lib.local.protocol import AwsError
-from lib.local.store import FINISHED, PROCESSING_JOB, REGION, Store
+from lib.local.store import PROCESSING_JOB, REGION, Store
 from lib.local.supervise import Child, JobQueue, child_environment
 
 LOG_GROUP = "/aws/sagemaker/ProcessingJobs"
@@ -35,7 +35,7 @@ ROOM = PurePosixPath("/opt/ml/processing")
 _DAY_SECONDS = 86_400
 
 
-class ProcessingJobs:
+class ProcessingJobs(JobRegistry["_ProcessingRun"]):
     """The Processing jobs of the local SageMaker; parameters as of `lib.local.jobs.TrainingJobs`.
 
     They have a queue of their own: such a job waits for training jobs that it has submitted.
@@ -51,15 +51,12 @@ class ProcessingJobs:
         queue: JobQueue,
         grace: float,
     ) -> None:
+        super().__init__(PROCESSING_JOB, store, queue)
         self.root = root
         self.folder = folder
-        self.store = store
         self.objects = objects
         self.logs = logs
-        self.queue = queue
         self.grace = grace
-        self._lock = threading.Lock()
-        self._runs: dict[str, _ProcessingRun] = {}
 
     def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """Start a job: CreateProcessingJob.
@@ -74,57 +71,11 @@ class ProcessingJobs:
         kept = {key: value for key, value in params.items() if key not in ("ProcessingJobName", "Tags")}
         limit = {"MaxRuntimeInSeconds": _DAY_SECONDS, **params.get("StoppingCondition", {})}
         document = {**kept, "StoppingCondition": limit, "ProcessingJobStatus": "InProgress"}
-        with self._lock:
-            document = self.store.create(PROCESSING_JOB, name, document, tags=params.get("Tags"))
-            run = self._runs[name] = _ProcessingRun(self, name)
-        self.queue.submit(name, run.work)
-        return {"ProcessingJobArn": document["ProcessingJobArn"]}
+        return self.start(name, document, _ProcessingRun(self, name), params)
 
-    def describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return a job's description: DescribeProcessingJob."""
-        return self.store.get(PROCESSING_JOB, params["ProcessingJobName"])
-
-    def stop(self, params: dict[str, Any]) -> None:
-        """Ask a job to stop: StopProcessingJob.
-
-        Raises
-        ------
-        AwsError
-            ValidationException when it has ended already.
-        """
-        name = params["ProcessingJobName"]
-
-        def change(document: dict[str, Any]) -> None:
-            status = document["ProcessingJobStatus"]
-            if status in FINISHED:
-                raise AwsError(
-                    "ValidationException",
-                    f"The request was rejected because the processing job is in status {status}.",
-                )
-            document["ProcessingJobStatus"] = "Stopping"
-
-        self.store.update(PROCESSING_JOB, name, change)
-        with self._lock:
-            run = self._runs.get(name)
-        if run:
-            run.end()
-
-    def recover(self) -> None:
-        """Mark the jobs that an earlier server left unfinished as failed."""
-        for name in self.store.unfinished(PROCESSING_JOB):
-            self.store.update(PROCESSING_JOB, name, lambda document: _finish(document, "Failed", INTERRUPTED))
-
-    def close(self) -> None:
-        """End all jobs at once; they become Failed."""
-        with self._lock:
-            runs = list(self._runs.values())
-        for run in runs:
-            run.end(shutdown=True)
-
-    def forget(self, name: str) -> None:
-        """Drop what is held of a job that has ended."""
-        with self._lock:
-            self._runs.pop(name, None)
+    def fail(self, document: dict[str, Any], reason: str) -> None:
+        """Note in a job's document that it has failed now."""
+        _finish(document, "Failed", reason)
 
     def _check(self, params: dict[str, Any]) -> None:
         application = params["AppSpecification"]

@@ -25,13 +25,13 @@ from lib.local import inputs, processing
 from lib.local.algorithm import refuse_unless, unsupported
 from lib.local.container import MAX_FAILURE_REASON
 from lib.local.inputs import Found, JobError
-from lib.local.jobs import INTERRUPTED
+from lib.local.job_registry import INTERRUPTED, JobRegistry
 from lib.local.logs import Logs, LogStream
 from lib.local.objects import DEFAULT_CONTENT_TYPE, Objects
 from lib.local.protocol import AwsError
 from lib.local.serving import Invoker, ModelServer
 from lib.local.splitting import DEFAULT_PAYLOAD_MB, MAX_PAYLOAD_MB, is_single, mapped, payloads
-from lib.local.store import FINISHED, MODEL, TRANSFORM_JOB, Store
+from lib.local.store import MODEL, TRANSFORM_JOB, Store
 from lib.local.supervise import JobQueue
 
 LOG_GROUP = "/aws/sagemaker/TransformJobs"
@@ -40,17 +40,17 @@ _DEFAULT_TIMEOUT_SECONDS = 600
 _DEFAULT_RETRIES = 3
 
 
-class TransformJobs:
-    """The batch transform jobs of the local SageMaker; parameters as of `lib.local.jobs.TrainingJobs`."""
+class TransformJobs(JobRegistry["_TransformRun"]):
+    """The batch transform jobs of the local SageMaker; parameters as of `lib.local.jobs.TrainingJobs`.
+
+    What a job that is stopped has stored is removed again.
+    """
 
     def __init__(self, folder: Path, store: Store, objects: Objects, logs: Logs, queue: JobQueue) -> None:
+        super().__init__(TRANSFORM_JOB, store, queue)
         self.folder = folder
-        self.store = store
         self.objects = objects
         self.logs = logs
-        self.queue = queue
-        self._lock = threading.Lock()
-        self._runs: dict[str, _TransformRun] = {}
 
     def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """Start a job: CreateTransformJob.
@@ -62,58 +62,11 @@ class TransformJobs:
         """
         self._check(params)
         name = params["TransformJobName"]
-        with self._lock:
-            tags = params.get("Tags")
-            document = self.store.create(TRANSFORM_JOB, name, _document(params), tags=tags)
-            run = self._runs[name] = _TransformRun(self, name)
-        self.queue.submit(name, run.work)
-        return {"TransformJobArn": document["TransformJobArn"]}
+        return self.start(name, _document(params), _TransformRun(self, name), params)
 
-    def describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return a job's description: DescribeTransformJob."""
-        return self.store.get(TRANSFORM_JOB, params["TransformJobName"])
-
-    def stop(self, params: dict[str, Any]) -> None:
-        """Stop a job: StopTransformJob.  What it has stored is removed again.
-
-        Raises
-        ------
-        AwsError
-            ValidationException when it has ended already.
-        """
-        name = params["TransformJobName"]
-
-        def change(document: dict[str, Any]) -> None:
-            status = document["TransformJobStatus"]
-            if status in FINISHED:
-                raise AwsError(
-                    "ValidationException",
-                    f"The request was rejected because the transform job is in status {status}.",
-                )
-            document["TransformJobStatus"] = "Stopping"
-
-        self.store.update(TRANSFORM_JOB, name, change)
-        with self._lock:
-            run = self._runs.get(name)
-        if run:
-            run.end()
-
-    def recover(self) -> None:
-        """Mark the jobs that an earlier server left unfinished as failed."""
-        for name in self.store.unfinished(TRANSFORM_JOB):
-            self.store.update(TRANSFORM_JOB, name, lambda document: _finish(document, INTERRUPTED))
-
-    def close(self) -> None:
-        """End all jobs at once; they become Failed."""
-        with self._lock:
-            runs = list(self._runs.values())
-        for run in runs:
-            run.end(shutdown=True)
-
-    def forget(self, name: str) -> None:
-        """Drop what is held of a job that has ended."""
-        with self._lock:
-            self._runs.pop(name, None)
+    def fail(self, document: dict[str, Any], reason: str) -> None:
+        """Note in a job's document that it has failed now."""
+        _finish(document, reason)
 
     def _check(self, params: dict[str, Any]) -> None:
         model = self.store.get(MODEL, params["ModelName"])

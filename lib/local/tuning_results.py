@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from lib.local.container import MAX_FAILURE_REASON
-from lib.local.jobs import INTERRUPTED
+from lib.local.job_registry import INTERRUPTED
 from lib.local.store import FINISHED
 
 
