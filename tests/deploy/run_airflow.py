@@ -35,6 +35,7 @@ from environments import environment  # noqa: E402
 
 from lib import local  # noqa: E402
 from lib.local.environment import environment as variables_of  # noqa: E402
+from lib.stage_runs import run_id_from  # noqa: E402
 
 PACKAGES = [
     "apache-airflow==3.3.2",
@@ -183,7 +184,7 @@ def killed(airflow: Airflow) -> str:
     """Kill the process tree of a task while its job trains; its second attempt takes the job up."""
     run = airflow.start("reelbook_stages", {**SMALL, "epochs": 400})
     wait_for(lambda: airflow.tasks("reelbook_stages", run)["03_train"]["state"] == "running", 120, "03_train")
-    folder = next(iter(sorted(airflow.outputs.iterdir(), key=lambda path: path.stat().st_mtime)[-1:]))
+    folder = airflow.outputs / run_id_from(run)
     wait_for(lambda: b"epoch" in latest(folder / "03_train.ipynb"), 60, "the job to train", every=0.1)
     victims = []
     for found in psutil.process_iter(["cmdline"]):
@@ -237,12 +238,14 @@ def screenshots(airflow: Airflow, folder: Path) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
         for dag in ("reelbook_stages", "reelbook_jobs"):
-            for view in ("graph", "grid", "gantt"):
-                page.goto(f"http://127.0.0.1:{airflow.port}/")
-                page.evaluate(f"localStorage.setItem('dag_view-{dag}', JSON.stringify('{view}'))")
-                page.goto(f"http://127.0.0.1:{airflow.port}/dags/{dag}")
-                page.wait_for_timeout(4000)
-                page.screenshot(path=folder / f"{dag}-{view}.png")
+            runs = airflow.get(f"dags/{dag}/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+            if not runs:
+                continue
+            page.goto(f"http://127.0.0.1:{airflow.port}/dags/{dag}/runs/{runs[0]['dag_run_id']}")
+            for view in ("Graph", "Grid", "Gantt"):
+                page.locator(f"[title^='Show {view}']").first.click()
+                page.wait_for_timeout(4000)  # it is drawn bit by bit
+                page.screenshot(path=folder / f"{dag}-{view.lower()}.png")
         browser.close()
 
 

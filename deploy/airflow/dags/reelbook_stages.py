@@ -9,95 +9,32 @@ whatever happened, and a run that failed before it stays failed.
 
 Environment
 -----------
-REELBOOK_HOME
-    The checkout; by default the one that this file is in.
-REELBOOK_PYTHON
-    The project's Python; by default that of the checkout's ``.venv``.
-REELBOOK_RETRIES
-    How often a task that failed is tried again; by default twice, after 30 s and after a minute.
 REELBOOK_SCHEDULE
     When the DAG runs by itself: a cron expression; by default never.
+
+``reelbook_project`` has the others.
 """
 
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+import sys
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
-HOME = Path(os.environ.get("REELBOOK_HOME") or Path(__file__).resolve().parents[3])
-PYTHON = os.environ.get("REELBOOK_PYTHON") or str(HOME / ".venv" / "bin" / "python")
-
-
-def run_stage(
-    home: str,
-    stage: str,
-    run: str,
-    parameters_file: str,
-    parameters: str,
-    published: list[dict[str, Any] | None],
-) -> dict[str, Any]:
-    """Run one stage (in the project's Python: this function's source is all that gets there)."""
-    import json
-    import sys
-
-    sys.path.insert(0, home)
-    from lib.errors import ReelbookError
-    from lib.stage_runs import run_id_from
-    from lib.stage_runs import run_stage as run_one
-
-    scraps = {name: value for each in published if each for name, value in each.items()}
-    try:
-        return run_one(
-            stage,
-            run_id_from(run),
-            parameters_file=f"{home}/{parameters_file}",
-            parameters=json.loads(parameters),
-            published=scraps,
-        )
-    except ReelbookError as error:
-        sys.exit(str(error))  # in the log, without the traceback of a program that is well
-
+sys.path.append(str(Path(__file__).resolve().parent))  # Airflow does it for a bundle, not in every command
+from reelbook_project import DAG_OPTIONS, JOIN, PARAMS, project_task
 
 with DAG(
     "reelbook_stages",
     description="Reelbook: the notebooks from reviews to an evaluated model",
     doc_md=__doc__,
     schedule=os.environ.get("REELBOOK_SCHEDULE") or None,
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),  # noqa: UP017  Airflow 3.0 runs on Python 3.9
-    catchup=False,
-    max_active_runs=1,
-    default_args={
-        "retries": int(os.environ.get("REELBOOK_RETRIES", "2")),
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": True,
-    },
-    params={
-        "parameters_file": Param("parameters/local.yaml", type="string", description="as run_all.py -f"),
-        "parameters": Param({}, type="object", description="as run_all.py -p"),
-        "tune": Param(False, type="boolean", description="search hyperparameters instead of training once"),
-        "deploy": Param(False, type="boolean", description="serve an accepted model, until the clean-up"),
-    },
-    tags=["reelbook", "sagemaker"],
+    params=PARAMS,
+    **DAG_OPTIONS,
 ) as dag:
-    GIVEN = "{{ dict(params.parameters, tune=params.tune, deploy=params.deploy) | tojson }}"
-
-    def stage(name: str, *before: Any, rule: str = "all_success") -> Any:
-        """Return the task of a stage that takes from the stages before it."""
-        runner = task.external_python(
-            python=PYTHON, task_id=name, expect_airflow=False, expect_pendulum=False, trigger_rule=rule
-        )
-        return runner(run_stage)(
-            home=str(HOME),
-            stage=name,
-            run="{{ run_id }}",
-            parameters_file="{{ params.parameters_file }}",
-            parameters=GIVEN,
-            published=list(before),
-        )
 
     @task.branch
     def train_or_tune(params: dict[str, Any]) -> str:
@@ -109,16 +46,16 @@ with DAG(
         """Tell whether the model is to be served."""
         return bool(params["deploy"])
 
-    collect = stage("00_collect")
-    preprocess = stage("01_preprocess", collect)
-    prepare = stage("02_prepare", collect, preprocess)
-    train = stage("03_train", collect, preprocess, prepare)
-    tune = stage("04_tune", collect, preprocess, prepare)
+    collect = project_task("00_collect")
+    preprocess = project_task("01_preprocess", collect)
+    prepare = project_task("02_prepare", collect, preprocess)
+    train = project_task("03_train", collect, preprocess, prepare)
+    tune = project_task("04_tune", collect, preprocess, prepare)
     told = [collect, preprocess, prepare, train, tune]
-    transform = stage("05_transform", *told, rule="none_failed_min_one_success")
-    evaluate = stage("06_evaluate", *told, transform, rule="none_failed_min_one_success")
-    deploy = stage("07_deploy", *told, transform, evaluate, rule="none_failed_min_one_success")
-    clean_up = stage("08_clean_up", rule="all_done").as_teardown()
+    transform = project_task("05_transform", *told, rule=JOIN)
+    evaluate = project_task("06_evaluate", *told, transform, rule=JOIN)
+    deploy = project_task("07_deploy", *told, transform, evaluate, rule=JOIN)
+    clean_up = project_task("08_clean_up", rule="all_done").as_teardown()
 
     prepare >> train_or_tune() >> [train, tune]
     evaluate >> if_deploy() >> deploy >> clean_up
