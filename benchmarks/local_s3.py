@@ -29,7 +29,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-PEER_FOLDER = ROOT / ".bench" / "moto"
 PEER_PACKAGES = ["moto[s3,server]==5.2.5"]
 OURS, MOTO, COPY = "ours", "moto", "copy"
 BUCKET = "measured"
@@ -38,6 +37,7 @@ LARGE, PARTS, HUGE = 64 * MIB, 256 * MIB, 2048 * MIB
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.support.environments import programs_of  # noqa: E402  the checkout is not installed
 from benchmarks.support.report import Report, figure, machine  # noqa: E402  the checkout is not installed
 
 
@@ -81,19 +81,6 @@ WHO = (OURS, MOTO, COPY)
 HEADER = ["", "ours", "moto", "file copy", "ours ÷ moto", "ours ÷ copy"]
 
 
-def make_peer_environment() -> Path:
-    """Make moto's environment if it is missing; return its server's command."""
-    stamp = PEER_FOLDER / "installed.txt"
-    wanted = "\n".join(PEER_PACKAGES)
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        print("Making .bench/moto with pip (once, about a minute) ...", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", PEER_FOLDER], check=True)
-        pip = [PEER_FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--disable-pip-version-check", *PEER_PACKAGES], check=True)
-        stamp.write_text(wanted)
-    return PEER_FOLDER / "bin" / "moto_server"
-
-
 def client_of(port: int, access_key: str, secret_key: str) -> Any:
     """Return a client of boto3."""
     import boto3
@@ -127,7 +114,7 @@ def moto_server(folder: Path) -> Iterator[Server]:
     """Run moto's server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [str(make_peer_environment()), "-H", "127.0.0.1", "-p", str(port)]
+    command = [str(programs_of("moto", PEER_PACKAGES) / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "moto.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:

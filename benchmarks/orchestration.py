@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLOOMBER = ROOT / ".bench" / "ploomber"
 PACKAGES = [
     *("ploomber==0.23.3", "ipykernel", "papermill==2.7.0", "pandas", "scipy", "matplotlib", "scrapbook"),
     *("pydantic", "pyyaml", "tqdm"),
@@ -33,6 +32,7 @@ HEAVY = "import matplotlib.pyplot\nimport pandas\nimport scipy.sparse"
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.support.environments import programs_of  # noqa: E402  the checkout is not installed
 from benchmarks.support.report import Report, figure, machine  # noqa: E402  the checkout is not installed
 
 OURS = """
@@ -119,17 +119,9 @@ def timed(command: list[str], folder: Path) -> float:
     return seconds
 
 
-def ploomber() -> Path:
-    """Return the folder of Ploomber's programs, installing it where it is not."""
-    if not (PLOOMBER / "bin" / "ploomber").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PLOOMBER)], check=True)
-        subprocess.run([str(PLOOMBER / "bin" / "pip"), "install", "--quiet", *PACKAGES], check=True)
-    return PLOOMBER / "bin"
-
-
 def sides(folder: Path) -> dict[str, Callable[[int], float]]:
     """Return what runs all notebooks once, by each side."""
-    python, programs = sys.executable, ploomber()
+    python, programs = sys.executable, programs_of("ploomber", PACKAGES)
     numbers = iter(range(1000))
 
     def ours(round_number: int) -> float:
@@ -167,7 +159,7 @@ def unchanged(folder: Path) -> dict[str, Callable[[int], float]]:
 
     return {
         "Reelbook": ours,
-        "Ploomber": lambda _: timed([str(ploomber() / "ploomber"), "build"], folder),
+        "Ploomber": lambda _: timed([str(programs_of("ploomber", PACKAGES) / "ploomber"), "build"], folder),
     }
 
 

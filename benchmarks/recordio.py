@@ -31,11 +31,11 @@ import numpy as np
 import scipy.sparse as sp
 
 ROOT = Path(__file__).resolve().parent.parent
-PEER_FOLDER = ROOT / ".bench" / "sagemaker-v2"
 PEER_PACKAGES = ["sagemaker==2.257.*", "scipy"]
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.support.environments import programs_of  # noqa: E402  the checkout is not installed
 from lib import recordio, threads  # noqa: E402  the checkout is not installed
 from lib.features import design_matrix  # noqa: E402
 
@@ -108,23 +108,9 @@ def make_cases(rows: int) -> dict[str, Rows]:
     }
 
 
-def make_peer_environment() -> Path:
-    """Make SDK v2's environment if it is missing; return its Python."""
-    python = PEER_FOLDER / "bin" / "python"
-    stamp = PEER_FOLDER / "installed.txt"
-    wanted = "\n".join(PEER_PACKAGES)
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        print(f"Making {PEER_FOLDER.relative_to(ROOT)} with pip (once, about a minute) ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", PEER_FOLDER], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PEER_PACKAGES], check=True)
-        stamp.write_text(wanted)
-    return python
-
-
 def run_peer(cases: dict[str, Rows], folder: Path) -> tuple[dict[str, dict[str, Taken]], dict[str, bytes]]:
     """Let SDK v2 write and read the cases; return its seconds and its bytes, by case."""
-    python = make_peer_environment()
+    python = programs_of("sagemaker-v2", PEER_PACKAGES) / "python"
     for number, (X, y) in enumerate(cases.values()):
         if sp.issparse(X):
             arrays = {"data": X.data, "indices": X.indices, "indptr": X.indptr, "shape": X.shape}

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.support.environments import AIRFLOW, AMAZON_PROVIDER, programs_of  # noqa: E402
 from benchmarks.support.report import Report, machine  # noqa: E402  the checkout is not installed
 from lib import local  # noqa: E402
 from lib.local.environment import CLEARED, NO_PROXY, environment  # noqa: E402
@@ -29,7 +30,7 @@ PACKAGES: dict[str, list[str]] = {
     "sdk_v3_trainers": [],
     "sdk_v2": ["sagemaker==2.257.7"],
     "awscli": ["awscli==1.46.3"],
-    "airflow": ["apache-airflow==3.3.2", "apache-airflow-providers-amazon==9.39.0"],
+    "airflow": [AIRFLOW, f"apache-airflow-providers-amazon=={AMAZON_PROVIDER}"],
 }
 """What each script needs beside Reelbook's own environment; nothing where that has its client."""
 
@@ -40,15 +41,7 @@ def python_of(name: str) -> Path:
     """Return the interpreter of a client's environment, which is made if it is missing."""
     if not PACKAGES[name]:
         return Path(sys.executable)
-    folder = ROOT / ".bench" / f"client-{name}"
-    stamp, wanted = folder / "installed.txt", "\n".join(PACKAGES[name])
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        print(f"Making {folder.relative_to(ROOT)} with pip (once) ...", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PACKAGES[name]], check=True)
-        stamp.write_text(wanted)
-    return folder / "bin" / "python"
+    return programs_of(f"client-{name}", PACKAGES[name]) / "python"
 
 
 def check(name: str, server: local.Server) -> tuple[list[list[str]], str]:

@@ -1,50 +1,19 @@
-"""Environments of programs that Reelbook's own cannot hold; made in ``.bench`` with pip when they are first needed."""
+"""Servers that the tests of the deployment talk to: moto, in an environment of its own."""
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.support.environments import programs_of
+
 MOTO = ["moto[server,stepfunctions]==5.2.5", "statelint==3.1.0"]
 """What is in the environment ``step-functions``; cfn-lint comes with it."""
-
-
-def environment(name: str, packages: Sequence[str]) -> Path:
-    """Return the folder of an environment's programs.
-
-    Parameters
-    ----------
-    name : str
-        Of its folder in ``.bench``.
-    packages : sequence of str
-        What is in it, versions pinned.
-    """
-    folder = ROOT / ".bench" / name
-    folder.parent.mkdir(exist_ok=True)
-    stamp, wanted = folder / "installed.txt", "\n".join(packages)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in another process may want the same
-        if not stamp.is_file() or stamp.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-            pip = [
-                folder / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ]
-            subprocess.run([*pip, *packages], check=True, capture_output=True)
-            stamp.write_text(wanted)
-    return folder / "bin"
 
 
 @contextmanager
@@ -84,7 +53,7 @@ def serving(
 @contextmanager
 def moto(log: Path) -> Iterator[str]:
     """Run a moto server, and give its address."""
-    programs = environment("step-functions", MOTO)
+    programs = programs_of("step-functions", MOTO)
     with serving(lambda port: [programs / "moto_server", "-H", "127.0.0.1", "-p", str(port)], log) as address:
         yield address
 

@@ -28,18 +28,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402  the checkout is not installed
-from environments import environment  # noqa: E402
 
+from benchmarks.support.environments import DEFERRABLE_AIRFLOW, programs_of  # noqa: E402
 from lib import local  # noqa: E402
 from lib.local.environment import environment as variables_of  # noqa: E402
 from lib.stage_runs import run_id_from  # noqa: E402
 
 PACKAGES = [
-    "apache-airflow==3.3.2",
-    "apache-airflow-providers-amazon[aiobotocore]==9.39.0",
+    *DEFERRABLE_AIRFLOW,
     "psycopg2-binary==2.9.11",
     "asyncpg==0.31.0",
 ]
@@ -52,7 +51,7 @@ class Airflow:
 
     def __init__(self, folder: Path, server: local.Server) -> None:
         self.folder = folder
-        self.programs = environment("airflow-postgresql", PACKAGES)
+        self.programs = programs_of("airflow-postgresql", PACKAGES)
         self.port = free_port()
         self.outputs = folder / "outputs"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "AIRFLOW"))}

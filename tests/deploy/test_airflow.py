@@ -13,13 +13,12 @@ from typing import Any
 
 import boto3
 import pytest
-from environments import ROOT, environment
 
+from benchmarks.support.environments import DEFERRABLE_AIRFLOW, ROOT, programs_of
 from lib import local, stages
 from lib.stage_runs import run_id_from
 
 DAGS = ROOT / "deploy" / "airflow" / "dags"
-PACKAGES = ["apache-airflow==3.3.2", "apache-airflow-providers-amazon[aiobotocore]==9.39.0"]
 SMALL = {"ratings": 20_000, "epochs": 20, "num_factors": 8}
 
 
@@ -79,7 +78,7 @@ def airflow(local_aws: local.Server, tmp_path_factory: pytest.TempPathFactory) -
         "REELBOOK_CHECK_SECONDS": "1",
         "REELBOOK_RETRIES": "0",
     }
-    made = Airflow(environment("airflow", PACKAGES), variables, home / "outputs")
+    made = Airflow(programs_of("airflow", DEFERRABLE_AIRFLOW), variables, home / "outputs")
     made.call("db", "migrate")
     return made
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from environments import ROOT, moto
+from environments import moto
 from environments import moto_client as client
 
+from benchmarks.support.environments import ROOT
 from lib import preflight
 
 TRUST = {

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 import yaml
-from environments import MOTO, ROOT, environment, moto
+from environments import MOTO, moto
 from environments import moto_client as client
+
+from benchmarks.support.environments import ROOT, programs_of
 
 FOLDER = ROOT / "deploy" / "cloudformation"
 TEMPLATES = ("workflow", "airflow")
@@ -356,7 +358,7 @@ def test_no_reason_is_left_over() -> None:
 
 
 def test_cfn_lint_finds_nothing() -> None:
-    programs = environment("step-functions", MOTO)
+    programs = programs_of("step-functions", MOTO)
     done = subprocess.run(
         [programs / "cfn-lint", *sorted(FOLDER.glob("*.yaml"))], capture_output=True, text=True
     )
@@ -364,7 +366,7 @@ def test_cfn_lint_finds_nothing() -> None:
 
 
 def test_checkov_finds_nothing_that_is_not_explained() -> None:
-    programs = environment("checkov", CHECKOV)
+    programs = programs_of("checkov", CHECKOV)
     command = [programs / "checkov", "-d", FOLDER, "--framework", "cloudformation", "--skip-download"]
     done = subprocess.run([*command, "-o", "json"], capture_output=True, text=True)
     found = json.loads(done.stdout[done.stdout.index("{") :])

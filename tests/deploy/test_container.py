@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from environments import ROOT
 
+from benchmarks.support.environments import ROOT
 from lib import local, recordio
 
 DOCKERFILE = ROOT / "deploy" / "container" / "Dockerfile"

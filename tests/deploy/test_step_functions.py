@@ -15,8 +15,9 @@ from typing import Any
 
 import boto3
 import pytest
-from environments import MOTO, ROOT, environment, moto_client, serving
+from environments import MOTO, moto_client, serving
 
+from benchmarks.support.environments import ROOT, programs_of
 from lib import aws, local, storage
 from lib.local.environment import environment as variables_of
 
@@ -99,7 +100,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(local_aws: local.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    programs = environment("step-functions", MOTO)
+    programs = programs_of("step-functions", MOTO)
     boto3.client("s3").create_bucket(Bucket=SUBSTITUTIONS["Bucket"])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     own = variables_of(local_aws)
@@ -195,7 +196,7 @@ def test_a_whole_run_in_one_job_names_itself(machine: Machine) -> None:
 def test_statelint_finds_nothing(name: str, tmp_path: Path) -> None:
     path = tmp_path / "machine.json"
     path.write_text(json.dumps(definition(name, TopicArn="arn:aws:sns:us-east-1:123456789012:failures")))
-    programs = environment("step-functions", MOTO)
+    programs = programs_of("step-functions", MOTO)
     done = subprocess.run([programs / "statelint", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
