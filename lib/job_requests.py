@@ -93,7 +93,8 @@ def tuning(
                 "max_parallel_training_jobs": min(limits.max_parallel_jobs, limits.max_jobs),
             },
             "parameter_ranges": parameter_ranges(ranges),
-            "random_seed": seed,
+            "random_seed": seed
+            + 1,  # SDK v3 leaves a member that is 0 out, and the search would be another each time
         },
         "training_job_definition": definition,
     }

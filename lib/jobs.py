@@ -163,7 +163,7 @@ def tune(
     tuning : dict
         See `lib.settings.TuningLimits`.
     seed : int
-        RandomSeed of the search.
+        Of the search, the same one for the same seed; RandomSeed is one more, since SDK v3 does not send 0.
 
     The other parameters are those of `train`.
 

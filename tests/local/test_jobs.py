@@ -243,6 +243,25 @@ def test_the_bayesian_algorithm_leaves_a_learning_curve_with_the_test_error(acco
     assert curve["rmse"].notna().all()
 
 
+def test_a_search_is_repeated_by_its_seed_and_the_default_seed_is_one(account, data):
+    tried = []
+    for run_id, seed in (("first", 0), ("second", 0), ("third", 1)):
+        found = jobs.tune(
+            account,
+            f"{run_id}-search",
+            train_uri=data[0]["train"],
+            test_uri=data[0]["validate"],
+            output_uri=f"s3://jobs/{run_id}-search",
+            hyperparameters=HYPERPARAMETERS,
+            ranges={"factors_lr": [0.001, 0.1]},
+            tuning={"max_jobs": 2},
+            seed=seed,
+            progress=False,
+        )
+        tried.append(sorted(found.jobs["factors_lr"]))
+    assert tried[0] == tried[1] != tried[2]
+
+
 def test_early_stopping_and_seeds_hold_for_the_jobs_of_a_search(account, data):
     uris, _ = data
     result = jobs.tune(
