@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from lib import local, stages
 from lib.stage_runs import run_id_from
 
 DAGS = ROOT / "deploy" / "airflow" / "dags"
+MWAA = ["apache-airflow==3.0.6", "apache-airflow-providers-amazon==9.12.0"]
+"""What Amazon's managed Airflow of that version has."""
 SMALL = {"ratings": 20_000, "epochs": 20, "num_factors": 8}
 
 
@@ -51,10 +55,10 @@ class Airflow:
         log = self.call("dags", "test", dag, "--conf", conf)
         finished = re.search(r"DagRun Finished: .*?run_id=(\S+), .*?state=(\w+)", log)
         assert finished, log[-5000:]
-        rows = json.loads(self.table("tasks", "states-for-dag-run", dag, finished[1]))
-        return Ended(
-            finished[2], {row["task_id"]: row["state"] for row in rows}, run_id_from(finished[1]), log
-        )
+        with closing(sqlite3.connect(self.outputs.with_name("airflow.db"))) as database:
+            query = "SELECT task_id, state FROM task_instance WHERE dag_id = ? AND run_id = ?"
+            tasks = dict(database.execute(query, (dag, finished[1])).fetchall())
+        return Ended(finished[2], tasks, run_id_from(finished[1]), log)
 
     def table(self, *arguments: str) -> str:
         said = self.call(*arguments, "--output", "json")
@@ -90,12 +94,7 @@ def test_the_dags_can_be_imported(airflow: Airflow) -> None:
 
 
 def test_the_dags_can_be_imported_on_mwaas_version(airflow: Airflow) -> None:
-    folder = ROOT / ".bench" / "airflow-3.0.6"
-    if not (folder / "bin" / "python").exists():
-        pytest.skip(
-            "pip resolves it for an hour; make it with uv: uv venv .bench/airflow-3.0.6 && uv pip install --python "
-            ".bench/airflow-3.0.6/bin/python apache-airflow==3.0.6 apache-airflow-providers-amazon==9.12.0"
-        )
+    programs = programs_of("airflow-mwaa", MWAA)
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -105,11 +104,11 @@ print("found", bag.import_errors, sorted(bag.dags))
 """
     home = {"AIRFLOW_HOME": str(airflow.outputs.parent / "older")}
     migrated = subprocess.run(
-        [folder / "bin" / "airflow", "db", "migrate"], env={**airflow.variables, **home}, capture_output=True
+        [programs / "airflow", "db", "migrate"], env={**airflow.variables, **home}, capture_output=True
     )
     assert migrated.returncode == 0
     done = subprocess.run(
-        [folder / "bin" / "python", "-c", program, DAGS],
+        [programs / "python", "-c", program, DAGS],
         env={**airflow.variables, **home},
         capture_output=True,
         text=True,
