@@ -4,8 +4,8 @@
     python deploy/cloudformation/stack.py upload --stack NAME
     python deploy/cloudformation/stack.py remove --stack NAME --yes
 
-``deploy`` makes the stack or changes it.  ``upload`` puts notebooks, lib, parameters, the command and the state
-machines into the stack's bucket, under a key made of their contents, and says which parameter makes the machines.
+``deploy`` makes the stack or changes it.  ``upload`` puts notebooks, lib, parameters, the command, the state machines
+and Airflow's DAGs into the stack's bucket, under a key made of their contents, and says which parameters take it.
 ``remove`` empties the bucket, which holds all versions of all runs, and deletes bucket and stack.  Region and
 credentials are boto3's own (environment, profile).
 """
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).resolve().parent
 UPLOADED = ("run_all.py", "requirements.txt", "lib", "notebooks", "parameters")
 MACHINES = ROOT / "deploy" / "step_functions"
+AIRFLOW = ROOT / "deploy" / "airflow"
+STARTUP = "startup.sh"
 
 
 class StackError(Exception):
@@ -118,11 +120,16 @@ def upload(session: boto3.Session, options: argparse.Namespace) -> None:
     key = f"code/{digest.hexdigest()[:16]}"
     s3 = session.client("s3")
     for name, path in files.items():
-        s3.upload_file(str(path), bucket, f"{key}/{name}")
+        if name == STARTUP:  # it has to know where the rest is
+            body = f"export REELBOOK_CODE=s3://{bucket}/{key}\n".encode() + path.read_bytes()
+            s3.put_object(Bucket=bucket, Key=f"{key}/{name}", Body=body)
+        else:
+            s3.upload_file(str(path), bucket, f"{key}/{name}")
     print(f"{len(files)} files under s3://{bucket}/{key}")
     print(
         f"Make the state machines: stack.py deploy --stack {options.stack} -p DefinitionKey={key} -p Image=URI"
     )
+    print(f"Give Airflow the code: stack.py deploy --template airflow --stack NAME -p CodeKey={key} …")
 
 
 def uploaded() -> Iterator[tuple[str, Path]]:
@@ -134,6 +141,9 @@ def uploaded() -> Iterator[tuple[str, Path]]:
                 yield found.relative_to(ROOT).as_posix(), found
     for found in sorted(MACHINES.glob("*.asl.json")):
         yield found.name, found
+    for found in sorted((AIRFLOW / "dags").glob("*.py")):
+        yield f"dags/{found.name}", found
+    yield STARTUP, AIRFLOW / STARTUP
 
 
 def remove(session: boto3.Session, options: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,7 +420,12 @@ def test_the_stack_is_made_given_its_machines_and_removed_with_its_bucket(endpoi
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         for item in page["Contents"]
     }
-    assert {f"{key[1]}/{name}" for name in ("run_all.py", "lib/jobs.py", "workflow.asl.json")} <= names
+    expected = {"run_all.py", "lib/jobs.py", "workflow.asl.json", "requirements.txt", "parameters/aws.yaml"}
+    expected |= {f"dags/{path.name}" for path in (ROOT / "deploy" / "airflow" / "dags").glob("*.py")}
+    assert {f"{key[1]}/{name}" for name in expected} <= names
+    startup = s3.get_object(Bucket=bucket, Key=f"{key[1]}/startup.sh")["Body"].read().decode()
+    assert startup.startswith(f"export REELBOOK_CODE=s3://{bucket}/{key[1]}\n")
+    assert f"CodeKey={key[1]}" in uploaded.stdout
     assert not [name for name in names if "__pycache__" in name]
     assert (
         key[1] in stack(endpoint, "upload", "--stack", "reelbook").stdout
@@ -478,7 +482,16 @@ def test_the_machines_substitutions_are_those_that_the_template_makes() -> None:
         assert all(used <= names for names in given), path.name
 
 
-def test_a_template_names_only_files_that_are_there() -> None:
-    keys = re.findall(r"\$\{DefinitionKey\}/(\S+)\"", (FOLDER / "workflow.yaml").read_text())
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_names_only_files_that_are_uploaded(name: str) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", "import stack; print(*(name for name, _ in stack.uploaded()))"],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    uploaded = listed.stdout.split()
+    keys = re.findall(r"\$\{(?:DefinitionKey|CodeKey)\}/([\w./]+)", (FOLDER / f"{name}.yaml").read_text())
     assert keys
-    assert all((ROOT / "deploy" / "step_functions" / Path(key).name).exists() for key in keys)
+    assert [key for key in keys if not any(one == key or one.startswith(f"{key}/") for one in uploaded)] == []

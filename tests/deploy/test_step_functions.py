@@ -240,3 +240,13 @@ def test_every_task_is_caught_and_no_state_is_out_of_reach(name: str) -> None:
     for key, body in tasks.items():
         assert body["Catch"][0]["ErrorEquals"] == ["States.ALL"], key
         assert body["Catch"][0]["ResultPath"] != "$.error" or key not in ("CleanUp", "Notify"), key
+
+
+def test_what_fails_once_something_was_made_is_cleaned_up() -> None:
+    states = definition("workflow")["States"]
+    caught = {key: body["Catch"][0]["Next"] for key, body in states.items() if "Catch" in body}
+    after = {
+        key: state for key, state in caught.items() if key not in ("GiveParameters", "CleanUp", "Notify")
+    }
+    assert len(after) >= 8
+    assert set(after.values()) == {"CleanUp"}

@@ -6,6 +6,8 @@ REELBOOK_HOME
     The checkout; by default the one that this file is in.
 REELBOOK_PYTHON
     The project's Python; by default that of the checkout's ``.venv``.
+REELBOOK_PARAMETERS_FILE
+    The parameter file of a run that names none; by default ``parameters/local.yaml``.
 REELBOOK_RETRIES
     How often a task that failed is tried again; by default twice, after 30 s and after a minute.
 """
@@ -37,7 +39,11 @@ DAG_OPTIONS: dict[str, Any] = {
 }
 
 PARAMS: dict[str, Param] = {
-    "parameters_file": Param("parameters/local.yaml", type="string", description="as run_all.py -f"),
+    "parameters_file": Param(
+        os.environ.get("REELBOOK_PARAMETERS_FILE") or "parameters/local.yaml",
+        type="string",
+        description="as run_all.py -f",
+    ),
     "parameters": Param({}, type="object", description="as run_all.py -p"),
     "tune": Param(False, type="boolean", description="search hyperparameters instead of training once"),
     "deploy": Param(False, type="boolean", description="serve an accepted model, until the clean-up"),
