@@ -11,6 +11,7 @@ from lib import aws, local
 from lib.local.home import ROOT_VARIABLE
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process more than there are processors: tests wait for servers and jobs a good part of their time."""
     return (os.cpu_count() or 1) + 1

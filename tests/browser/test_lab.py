@@ -103,9 +103,9 @@ def test_it_asks_for_a_token(lab):
         urllib.request.urlopen(f"{lab}/api/contents", timeout=10)
 
 
-NOTEBOOKS = ["03_train", "00_collect", "01_preprocess", "06_evaluate", "07_deploy"]
+NOTEBOOKS = ["03_train", "05_transform", "06_evaluate", "07_deploy"]
 NOTEBOOKS += ["explore/compare_runs", "explore/look_into_a_model"]
-OTHERS = ["02_prepare", "04_tune", "05_transform", "08_clean_up"]
+OTHERS = ["00_collect", "01_preprocess", "02_prepare", "04_tune", "08_clean_up"]
 if os.environ.get("REELBOOK_LAB") == "all":  # tests/notebooks runs them too, without a browser
     NOTEBOOKS += OTHERS
 
@@ -172,8 +172,8 @@ def test_it_runs_by_hand_from_top_to_bottom(lab, page, runs_before, checkout, na
         published = json.loads((checkout / "outputs" / "scratch" / "scraps.json").read_text())
         assert published["model_uri"].startswith("s3://reelbook/runs/scratch/03_train/")
         assert "scratch" not in (checkout / "outputs" / "after" / "scraps.json").read_text()
-    if name == "01_preprocess":
-        assert "From the scratch run: reviews_uri." in output
+    if name == "05_transform":
+        assert "From the scratch run: model_uri" in output
     if name[0] == "0":
         assert "What this notebook makes belongs to the scratch run." in output
     assert local.status() is not None

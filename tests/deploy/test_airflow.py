@@ -143,6 +143,7 @@ def test_the_stages_run_as_tasks(airflow: Airflow) -> None:
     assert scraps["rmse"] < scraps["baseline_rmse"]
 
 
+@in_full
 def test_a_stage_that_fails_fails_the_run_and_is_tidied_up_after(airflow: Airflow) -> None:
     ended = airflow.run("reelbook_stages", {**SMALL, "side_features": ["no_such_column"]})
     assert ended.state == "failed"

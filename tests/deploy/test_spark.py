@@ -86,7 +86,7 @@ def submit(python: Path, folder: Path, *words: object) -> subprocess.CompletedPr
     settings = {
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
-        "spark.sql.shuffle.partitions": 2,
+        "spark.sql.shuffle.partitions": 1,
     }
     options = [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     return subprocess.run(
